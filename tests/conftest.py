@@ -1,0 +1,31 @@
+"""Loads the pack as ComfyUI does, under the alias `fast_sprites`, and finds the ComfyUI that the tiers use."""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+PACK_ROOT = Path(__file__).resolve().parent.parent
+# `python -m pytest` puts the pack's root first on sys.path, where its `nodes` folder would hide ComfyUI's nodes.py.
+sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != PACK_ROOT]
+
+
+def _load_pack() -> None:
+    spec = importlib.util.spec_from_file_location(
+        "fast_sprites", PACK_ROOT / "__init__.py", submodule_search_locations=[str(PACK_ROOT)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    pack = importlib.util.module_from_spec(spec)
+    sys.modules["fast_sprites"] = pack
+    spec.loader.exec_module(pack)
+
+
+_load_pack()
+
+
+def comfyui_path() -> Path | None:
+    """The ComfyUI checkout that the tests use: COMFYUI_PATH, else the one that dev.py prepared."""
+    named = os.environ.get("COMFYUI_PATH")
+    path = Path(named) if named else PACK_ROOT / ".workspace" / "comfyui"
+    return path if (path / "main.py").is_file() else None
