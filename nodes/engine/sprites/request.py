@@ -1,0 +1,39 @@
+"""What a person asked BatchSpriteSampler for, checked."""
+
+from dataclasses import dataclass
+
+from ..errors import BadInputError
+
+
+@dataclass(frozen=True)
+class SpriteRequest:
+    """The widgets of BatchSpriteSampler; raises BadInputError for values that cannot be sampled.
+
+    Widgets are bounded in the schema too, but ComfyUI does not check values that arrive over a link.
+    """
+
+    count: int
+    width: int
+    height: int
+    seed: int
+    seed_mode: str
+    steps: int
+    cfg: float
+    sampler_name: str
+    scheduler: str
+    denoise: float
+    micro_batch: int = 0
+    seed_list: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what no sampler can do."""
+        for name, least in (("count", 1), ("steps", 1), ("micro_batch", 0), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise BadInputError(f"{name} is {getattr(self, name)}; set it to {least} or more.")
+        for name in ("width", "height"):
+            pixels = getattr(self, name)
+            if pixels < 8 or pixels % 8:
+                nearest = max(8, round(pixels / 8) * 8)
+                raise BadInputError(f"{name} is {pixels} pixels, but latents hold whole blocks of 8; set it to {nearest}.")
+        if not 0.0 <= self.denoise <= 1.0:
+            raise BadInputError(f"denoise is {self.denoise:g}; set it between 0 and 1.")
