@@ -1,0 +1,40 @@
+"""Carries a ModelPlan out on a clone of the model."""
+
+import contextlib
+import logging
+from typing import Any
+
+from ...comfy_adapters import model_patcher
+from ..facts import read_machine_facts
+from ..report import report_text
+from .plan import ModelFacts, ModelPlan, ModelSettings, plan_model
+
+log = logging.getLogger("fast_sprites")
+
+
+def optimize_model(patcher: Any, settings: ModelSettings, node_id: str | None) -> tuple[Any, str]:
+    """Return an optimised clone of a MODEL and the report; `patcher` itself is never touched."""
+    machine = read_machine_facts(model_patcher.load_device(patcher))
+    plan = plan_model(settings, machine, ModelFacts(**model_patcher.describe_model(patcher)))
+    report = report_text(machine.label, plan.decisions)
+    if plan.changes_nothing:
+        return patcher, report
+    clone = apply_model_plan(patcher, plan, node_id)
+    log.info("OptimizeModel %s: %s", node_id, report.replace("\n", "; "))
+    return clone, report
+
+
+def apply_model_plan(patcher: Any, plan: ModelPlan, node_id: str | None) -> Any:
+    """Return a clone of `patcher` that samples as `plan` says."""
+    clone = model_patcher.clone(patcher)
+    if plan.precision is not None:
+        model_patcher.set_compute_dtype(clone, plan.precision)
+    if plan.attention is not None:
+        model_patcher.set_attention(clone, plan.attention)
+    if plan.cudnn_autotune or plan.fp16_accumulation:
+
+        def switches() -> contextlib.AbstractContextManager[None]:
+            return model_patcher.torch_switches(cudnn_benchmark=plan.cudnn_autotune, fp16_accumulation=plan.fp16_accumulation)
+
+        model_patcher.wrap_run(clone, switches)
+    return clone

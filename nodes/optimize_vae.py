@@ -1,0 +1,51 @@
+"""OptimizeVAE: decodes pictures in as little time and memory as the device allows."""
+
+from comfy_api.latest import io, ui
+
+from .engine.vae.apply_vae_plan import optimize_vae
+from .engine.vae.plan import PRECISIONS, SWITCHES, VaeSettings
+
+
+class OptimizeVAE(io.ComfyNode):
+    """Plans from facts about the device, applies to a copy of the VAE and shows what was applied and refused."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Declare sockets and widgets."""
+        return io.Schema(
+            node_id="OptimizeVAE",
+            display_name="Optimize VAE",
+            category="Fast Sprites",
+            description="Decodes with the memory that SDXL's VAE really needs, several pictures a pass, tiled only when one does not fit.",
+            search_aliases=["vae memory", "vae decode batch", "vae channels last"],
+            inputs=[
+                io.Vae.Input("vae", tooltip="An SDXL VAE."),
+                io.Combo.Input(
+                    "precision",
+                    options=list(PRECISIONS),
+                    default="auto",
+                    tooltip="auto keeps what ComfyUI loaded. SDXL's own VAE overflows in fp16, so auto never picks it.",
+                ),
+                io.Combo.Input(
+                    "channels_last",
+                    options=list(SWITCHES),
+                    default="auto",
+                    tooltip="Memory layout of the pictures inside the VAE.",
+                ),
+                io.Int.Input(
+                    "pictures_per_pass",
+                    default=0,
+                    min=0,
+                    max=64,
+                    tooltip="How many pictures are decoded at once; 0: as many as fit into free memory.",
+                ),
+            ],
+            outputs=[io.Vae.Output(display_name="vae"), io.String.Output("report", display_name="report")],
+        )
+
+    @classmethod
+    def execute(cls, vae, precision, channels_last, pictures_per_pass) -> io.NodeOutput:
+        """Return the optimised copy and the report."""
+        settings = VaeSettings(precision=precision, channels_last=channels_last, pictures_per_pass=pictures_per_pass)
+        optimized, report = optimize_vae(vae, settings)
+        return io.NodeOutput(optimized, report, ui=ui.PreviewText(report))
