@@ -1,0 +1,67 @@
+"""Real ComfyUI modules on the CPU, the pack as ComfyUI loads it, and the tiny SDXL checkpoint."""
+
+import asyncio
+import importlib
+import os
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.conftest import PACK_ROOT, comfyui_path
+
+TINY_SDXL = PACK_ROOT / "tests" / "tiny_sdxl"
+
+
+class LoadedCheckpoint(NamedTuple):
+    """What CheckpointLoaderSimple returns: ModelPatcher, CLIP, VAE."""
+
+    model: Any
+    clip: Any
+    vae: Any
+
+
+@pytest.fixture(scope="session")
+def comfyui(tmp_path_factory: pytest.TempPathFactory) -> ModuleType:
+    """ComfyUI's `nodes` module, on the CPU and with its user folders in a temporary directory."""
+    root = comfyui_path()
+    if root is None:
+        pytest.skip("ComfyUI not found: run `python3 dev.py test`, or set COMFYUI_PATH to a ComfyUI checkout")
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+    sys.path.insert(0, str(root))
+    # ComfyUI reads sys.argv at import only after main.py asks for it; these two must be set before anything else is imported.
+    cli_args = importlib.import_module("comfy.cli_args")
+    cli_args.args.cpu = True
+    cli_args.args.base_directory = str(tmp_path_factory.mktemp("comfyui"))
+    nodes = importlib.import_module("nodes")
+    assert nodes.__file__ is not None
+    assert Path(nodes.__file__).resolve().parent == root.resolve(), f"`nodes` is {nodes.__file__}, not ComfyUI's"
+    assert asyncio.run(nodes.load_custom_node(str(TINY_SDXL / "comfy_extension")))
+    return nodes
+
+
+@pytest.fixture(scope="session")
+def pack_nodes(comfyui: ModuleType) -> dict[str, Any]:
+    """NODE_CLASS_MAPPINGS after ComfyUI's own loader has loaded the pack, under a module name of its own."""
+    assert asyncio.run(comfyui.load_custom_node(str(PACK_ROOT)))
+    return comfyui.NODE_CLASS_MAPPINGS
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny SDXL checkpoint: trained where the weights are there, random otherwise."""
+    if str(TINY_SDXL) not in sys.path:
+        sys.path.append(str(TINY_SDXL))
+    path = tmp_path_factory.mktemp("checkpoints") / "tiny_sdxl.safetensors"
+    importlib.import_module("make_checkpoint").write_checkpoint(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny_sdxl(comfyui: ModuleType, tiny_checkpoint: Path) -> LoadedCheckpoint:
+    """The tiny SDXL, loaded anew for each test module as CheckpointLoaderSimple loads it."""
+    import comfy.sd
+
+    return LoadedCheckpoint(*comfy.sd.load_checkpoint_guess_config(str(tiny_checkpoint))[:3])

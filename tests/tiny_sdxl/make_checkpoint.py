@@ -1,0 +1,48 @@
+"""Write a tiny SDXL checkpoint with random weights: python make_checkpoint.py OUT.safetensors [--seed N].
+
+The file has SDXL's single-file layout and true topology; `comfy_extension` lets ComfyUI recognise it. Needs torch and
+safetensors, not ComfyUI.
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from topology import Autoencoder, TextEncoders, UNet, initialise, to_single_file
+
+
+def random_checkpoint(seed: int, in_channels: int = 4) -> dict[str, torch.Tensor]:
+    """Random weights in fp16; `in_channels` 9 makes an inpainting variant."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts = UNet(in_channels), Autoencoder(), TextEncoders()
+        initialise(*parts)
+        return to_single_file(*parts)
+
+
+def write_checkpoint(path: Path, seed: int = 0, in_channels: int = 4) -> None:
+    """Write the file aside and rename it, so that an interrupted run leaves nothing half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file(
+            random_checkpoint(seed, in_channels), aside, metadata={"modelspec.title": f"tiny SDXL, random weights, seed {seed}"}
+        )
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, metavar="OUT.safetensors")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    write_checkpoint(arguments.out, arguments.seed)
+    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
