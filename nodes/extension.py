@@ -4,6 +4,10 @@ from comfy_api.latest import ComfyExtension, io
 
 from .optimize_model import OptimizeModel
 from .optimize_vae import OptimizeVAE
+from .pixel_grid_snap import PixelGridSnap
+from .pixel_palette import PixelPalette
+from .sprite_background import SpriteBackground
+from .sprite_sheet import SpriteSheet
 
 
 class FastSpritesExtension(ComfyExtension):
@@ -14,4 +18,8 @@ class FastSpritesExtension(ComfyExtension):
         return [
             OptimizeModel,
             OptimizeVAE,
+            PixelGridSnap,
+            PixelPalette,
+            SpriteBackground,
+            SpriteSheet,
         ]
