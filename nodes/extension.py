@@ -2,6 +2,8 @@
 
 from comfy_api.latest import ComfyExtension, io
 
+from .batch_sprite_sampler import BatchSpriteSampler
+from .memory_probe import MemoryProbe
 from .optimize_model import OptimizeModel
 from .optimize_vae import OptimizeVAE
 from .pixel_grid_snap import PixelGridSnap
@@ -16,6 +18,8 @@ class FastSpritesExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return one class per node, in the order of docs/nodes.md."""
         return [
+            BatchSpriteSampler,
+            MemoryProbe,
             OptimizeModel,
             OptimizeVAE,
             PixelGridSnap,

@@ -33,7 +33,9 @@ def _listed_seeds(text: str, count: int) -> tuple[int, ...]:
     words = [word for word in re.split(r"[\s,;]+", text) if word]
     for word in words:
         if not re.fullmatch(r"[0-9]{1,20}", word) or int(word) > MAX_SEED:
-            raise BadInputError(f"seed_list holds {word!r}; write whole numbers from 0 to {MAX_SEED}, separated by commas or spaces.")
+            raise BadInputError(
+                f"seed_list holds {word!r}; write whole numbers from 0 to {MAX_SEED}, separated by commas or spaces."
+            )
     if len(words) < count:
         raise BadInputError(
             f"seed_list holds {len(words)} seeds for {count} sprites; add {count - len(words)} more, "

@@ -1,0 +1,215 @@
+"""ComfyUI's samplers, one micro-batch at a time."""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import comfy.k_diffusion.sampling
+import comfy.model_base
+import comfy.model_management
+import comfy.sample
+import comfy.samplers
+import comfy.utils
+import torch
+
+StepCallback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
+
+
+def sampler_names() -> list[str]:
+    """Return the names of KSampler's samplers."""
+    return list(comfy.samplers.KSampler.SAMPLERS)
+
+
+def scheduler_names() -> list[str]:
+    """Return the names of KSampler's schedulers."""
+    return list(comfy.samplers.KSampler.SCHEDULERS)
+
+
+def empty_latent(width_px: int, height_px: int) -> dict[str, Any]:
+    """Return what EmptyLatentImage makes for one picture."""
+    samples = torch.zeros(
+        [1, 4, height_px // 8, width_px // 8],
+        device=comfy.model_management.intermediate_device(),
+        dtype=comfy.model_management.intermediate_dtype(),
+    )
+    return {"samples": samples, "downscale_ratio_spacial": 8}
+
+
+def fitted_latent(model: Any, latent: dict[str, Any]) -> torch.Tensor:
+    """Return the latent's samples with an empty latent widened to the model's channels, as common_ksampler does."""
+    return comfy.sample.fix_empty_latent_channels(
+        model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
+    )
+
+
+def latent_channels(model: Any) -> int:
+    """Return how many channels the model's latents have."""
+    return model.get_model_object("latent_format").latent_channels
+
+
+def schedule(model: Any, sampler_name: str, scheduler: str, steps: int, denoise: float) -> torch.Tensor:
+    """Return the sigmas that KSampler steps through; empty when denoise is 0."""
+    return comfy.samplers.KSampler(
+        model, steps, model.load_device, sampler_name, scheduler, denoise, model_options=model.model_options
+    ).sigmas
+
+
+def own_noise(samples: torch.Tensor, seeds: Sequence[int], batch_index: Sequence[int] | None) -> torch.Tensor:
+    """Return each picture's initial noise, drawn as KSampler draws it for that picture alone."""
+    rows = []
+    for i, seed in enumerate(seeds):
+        inds = None if batch_index is None else [batch_index[i]]
+        rows.append(comfy.sample.prepare_noise(samples[i : i + 1], seed, inds))
+    return torch.cat(rows)
+
+
+def own_noise_sampler(name: str, step_noise: str, seeds: Sequence[int]) -> comfy.samplers.KSAMPLER:
+    """Return the sampler `name` with the noise of each picture's steps drawn from that picture's seed.
+
+    `step_noise` is a value of the engine's StepNoise. The sampler functions themselves are ComfyUI's, unchanged.
+    """
+    stock = comfy.samplers.sampler_object(name)
+    function = stock.sampler_function
+
+    @functools.wraps(function)
+    def sample_with_own_noise(model: Any, x: torch.Tensor, sigmas: torch.Tensor, **options: Any) -> torch.Tensor:
+        if stock.inpaint_options.get("random"):
+            # ddim fills the kept part of a masked latent with noise of seed + 1 (KSAMPLER.sample).
+            draws = [torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(seed + 1)) for seed in seeds]
+            model.noise = torch.cat(draws).to(x)
+        if step_noise != "none" and len(sigmas) > 1:
+            options["noise_sampler"] = _noise_sampler(step_noise, x, sigmas, seeds)
+        return function(model, x, sigmas, **options)
+
+    return comfy.samplers.KSAMPLER(sample_with_own_noise, stock.extra_options, stock.inpaint_options)
+
+
+def _noise_sampler(
+    step_noise: str, x: torch.Tensor, sigmas: torch.Tensor, seeds: Sequence[int]
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    k_diffusion = comfy.k_diffusion.sampling
+    if step_noise == "generator":
+        own = [k_diffusion.default_noise_sampler(x[i : i + 1], seed=seed) for i, seed in enumerate(seeds)]
+    else:
+        sigma_min, sigma_max = sigmas[sigmas > 0].min(), sigmas.max()
+        cpu = step_noise == "brownian_cpu"
+        own = [
+            k_diffusion.BrownianTreeNoiseSampler(x[i : i + 1], sigma_min, sigma_max, seed=seed, cpu=cpu)
+            for i, seed in enumerate(seeds)
+        ]
+    return lambda sigma, sigma_next: torch.cat([sampler(sigma, sigma_next) for sampler in own])
+
+
+def sample(
+    model: Any,
+    noise: torch.Tensor,
+    sampler: comfy.samplers.KSAMPLER,
+    sigmas: torch.Tensor,
+    cfg: float,
+    positive: list[Any],
+    negative: list[Any],
+    latent: torch.Tensor,
+    noise_mask: torch.Tensor | None,
+    callback: StepCallback,
+    seed: int,
+) -> torch.Tensor:
+    """Sample one micro-batch on ComfyUI's ordinary path; returns the latents on the intermediate device."""
+    return comfy.sample.sample_custom(
+        model, noise, cfg, sampler, sigmas, positive, negative, latent, noise_mask=noise_mask, callback=callback,
+        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
+    )  # fmt: skip
+
+
+def rows_of(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """Return the rows of a per-picture tensor for the pictures `rows`, repeated as repeat_to_batch_size does; one row stays one."""
+    return tensor if tensor.shape[0] == 1 else tensor[[row % tensor.shape[0] for row in rows]]
+
+
+# Entries of a conditioning's options that hold one row per picture, with their number of dimensions.
+_PER_PICTURE = {"pooled_output": 2, "mask": 3, "concat_latent_image": 4, "concat_mask": 4}
+
+
+def conditioning_rows(conditioning: list[Any], rows: Sequence[int], controls: dict[int, Any]) -> list[Any]:
+    """Return the conditioning of the pictures `rows`; `controls` keeps the copies of ControlNets shared by both conditionings."""
+    chosen = []
+    for cross_attention, options in conditioning:
+        own = {
+            key: rows_of(value, rows) if isinstance(value, torch.Tensor) and value.ndim == _PER_PICTURE.get(key) else value
+            for key, value in options.items()
+        }
+        if "control" in own:
+            own["control"] = _control_rows(own["control"], rows, controls)
+        chosen.append([cross_attention if cross_attention is None else rows_of(cross_attention, rows), own])
+    return chosen
+
+
+def _control_rows(control: Any, rows: Sequence[int], controls: dict[int, Any]) -> Any:
+    """Copy a chain of ControlNets whose hints have one picture per sprite; the same object stays one object, so that CFG batches."""
+    if control is None or not _has_hint_rows(control):
+        return control
+    if id(control) not in controls:
+        own = control.copy()
+        if own.cond_hint_original is not None:
+            own.cond_hint_original = rows_of(own.cond_hint_original, rows)
+        own.set_previous_controlnet(_control_rows(control.previous_controlnet, rows, controls))
+        controls[id(control)] = own
+    return controls[id(control)]
+
+
+def _has_hint_rows(control: Any) -> bool:
+    while control is not None:
+        if control.cond_hint_original is not None and control.cond_hint_original.shape[0] > 1:
+            return True
+        control = control.previous_controlnet
+    return False
+
+
+def mask_rows(mask: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
+    """Return the noise masks of the pictures `rows`, shaped [pictures, 1, height, width] as reshape_mask makes them."""
+    return rows_of(mask.reshape((-1, 1, *mask.shape[-2:])), rows)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Tell whether the device ran out of memory, as ComfyUI decides it; clears CUDA's sticky error if so."""
+    return comfy.model_management.is_oom(error)
+
+
+def release_cached_memory() -> None:
+    """Give torch's cached blocks back to the driver."""
+    comfy.model_management.soft_empty_cache()
+
+
+def is_sdxl(model: Any) -> bool:
+    """Tell whether the model is of SDXL's UNet family."""
+    return isinstance(model.model, comfy.model_base.SDXL)
+
+
+def compute_element_size(model: Any) -> int:
+    """Return the bytes of one number in the dtype that the model computes in."""
+    return comfy.model_management.dtype_size(model.model.get_dtype_inference())
+
+
+def memory_usage_factor(model: Any) -> float:
+    """Return ComfyUI's memory factor for the model's family."""
+    return float(model.model.memory_usage_factor)
+
+
+def available_bytes(model: Any) -> int:
+    """Return the memory that a run of `model` can use for activations.
+
+    That is what is free, plus other models that ComfyUI would evict, less the weights of `model` that are still to be loaded and
+    ComfyUI's own reserve.
+    """
+    management = comfy.model_management
+    free = management.get_free_memory(model.load_device)
+    resident = 0
+    for loaded in management.current_loaded_models:
+        if loaded.model is None or loaded.device != model.load_device:
+            continue
+        if loaded.model.model is model.model:
+            resident = loaded.model_loaded_memory()
+        elif loaded.device.type != "cpu":
+            free += loaded.model_loaded_memory()
+    # On a CPU the weights already stand in the memory that is counted.
+    missing = 0 if model.load_device.type == "cpu" else max(model.model_size() - resident, 0)
+    return int(max(free - missing - management.extra_reserved_memory(), 0))

@@ -1,0 +1,214 @@
+"""One reading of the memory: torch, driver, models, process and system, each on its own."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import psutil
+import torch
+
+from . import nvml
+
+GIB = 1024**3
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchMemory:
+    """torch's own accounting of one device."""
+
+    allocated_gib: float
+    """Held by tensors."""
+    active_gib: float
+    """Held by tensors or still in use by a stream after its tensor was freed."""
+    reserved_gib: float
+    """Taken from the driver: active blocks and the cache."""
+    peak_allocated_gib: float
+    peak_reserved_gib: float
+    """Both since the last reset of the peak."""
+    num_alloc_retries: int
+    """Times that torch emptied its cache because an allocation failed."""
+    num_ooms: int
+
+
+@dataclasses.dataclass(frozen=True)
+class DriverMemory:
+    """What the driver says about the whole device."""
+
+    used_gib: float
+    total_gib: float
+    outside_torch_gib: float | None
+    """Used, but not reserved by torch: the CUDA context, libraries, DynamicVRAM's weights and other processes; None if not known."""
+    other_processes_gib: float | None
+    """None where the driver does not tell processes apart (Windows, containers)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldModel:
+    """A model that ComfyUI keeps."""
+
+    name: str
+    device: str
+    size_gib: float
+    resident_gib: float
+    """Part of it that is on its device now."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HostMemory:
+    """This process and the system."""
+
+    process_gib: float
+    """Resident set of this process."""
+    ram_used_gib: float
+    ram_total_gib: float
+    swap_used_gib: float
+    swap_total_gib: float
+
+
+@dataclasses.dataclass(frozen=True)
+class ComfyMemory:
+    """What ComfyUI keeps beside torch."""
+
+    models: tuple[HeldModel, ...] = ()
+    dynamic_vram_gib: float | None = None
+    """Weights that DynamicVRAM keeps on the device outside torch's allocator; None where it is off."""
+    pinned_host_gib: float | None = None
+    """Host memory that ComfyUI has pinned for transfers."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryReading:
+    """The memory at one moment."""
+
+    device: str
+    """Name of the accelerator, or `cpu`."""
+    is_unified: bool
+    """The accelerator shares the system's RAM: both are one pool and must not be added up."""
+    torch: TorchMemory | None
+    driver: DriverMemory | None
+    comfyui: ComfyMemory
+    host: HostMemory
+    missing: tuple[str, ...]
+    """One sentence for each part that could not be read."""
+
+    def to_json(self) -> str:
+        """Return the reading as JSON; sizes in GiB, as the names say."""
+        return json.dumps(dataclasses.asdict(self), ensure_ascii=False)
+
+
+@functools.cache
+def _process() -> psutil.Process:
+    return psutil.Process()
+
+
+def host_memory() -> HostMemory:
+    """Read this process and the system from psutil."""
+    ram, swap = psutil.virtual_memory(), psutil.swap_memory()
+    return HostMemory(
+        process_gib=_process().memory_info().rss / GIB,
+        ram_used_gib=(ram.total - ram.available) / GIB,
+        ram_total_gib=ram.total / GIB,
+        swap_used_gib=swap.used / GIB,
+        swap_total_gib=swap.total / GIB,
+    )
+
+
+def read_memory(device: torch.device, comfyui: ComfyMemory | None = None) -> MemoryReading:
+    """Read everything about `device` and the host; nothing is emptied, reset or synchronised."""
+    read_device = _DEVICE_READERS.get(device.type, _read_cpu)
+    name, is_unified, torch_memory, driver, missing = read_device(device)
+    return MemoryReading(name, is_unified, torch_memory, driver, comfyui or ComfyMemory(), host_memory(), missing)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Start torch's peaks of `device` anew; nothing happens where torch keeps none."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "xpu":
+        torch.xpu.reset_peak_memory_stats(device)
+
+
+_DeviceReading = tuple[str, bool, TorchMemory | None, DriverMemory | None, tuple[str, ...]]
+
+
+@functools.cache
+def _cuda_properties(index: int) -> Any:
+    return torch.cuda.get_device_properties(index)
+
+
+def _read_cuda(device: torch.device) -> _DeviceReading:
+    index = torch.cuda.current_device() if device.index is None else device.index
+    properties = _cuda_properties(index)
+    # memory_stats() flattens this dictionary, which takes longer than reading it.
+    memory = _torch_memory(torch.cuda.memory_stats_as_nested_dict(index))
+    is_unified = bool(properties.is_integrated)
+    missing: tuple[str, ...] = ()
+    others = None
+    if torch.version.hip is None and not is_unified:
+        seen = nvml.read_device(str(properties.uuid))
+        if isinstance(seen, str):
+            missing = (seen,)
+            free, total = torch.cuda.mem_get_info(index)
+            used = total - free
+        else:
+            used, total, others = seen.used_bytes, seen.total_bytes, seen.other_processes_bytes
+    else:
+        free, total = torch.cuda.mem_get_info(index)
+        used = total - free
+    driver = DriverMemory(
+        used_gib=used / GIB,
+        total_gib=total / GIB,
+        # On a unified pool the rest is the whole system, which the host part shows.
+        outside_torch_gib=None if is_unified else max(used / GIB - memory.reserved_gib, 0.0),
+        other_processes_gib=None if others is None else others / GIB,
+    )
+    return properties.name, is_unified, memory, driver, missing
+
+
+def _torch_memory(stats: dict[str, Any]) -> TorchMemory:
+    """Take the named figures out of a torch allocator's nested statistics."""
+
+    def gib(pool: str, moment: str) -> float:
+        return stats.get(pool, {}).get("all", {}).get(moment, 0) / GIB
+
+    return TorchMemory(
+        allocated_gib=gib("allocated_bytes", "current"),
+        active_gib=gib("active_bytes", "current"),
+        reserved_gib=gib("reserved_bytes", "current"),
+        peak_allocated_gib=gib("allocated_bytes", "peak"),
+        peak_reserved_gib=gib("reserved_bytes", "peak"),
+        num_alloc_retries=stats.get("num_alloc_retries", 0),
+        num_ooms=stats.get("num_ooms", 0),
+    )
+
+
+def _read_xpu(device: torch.device) -> _DeviceReading:
+    memory = _torch_memory(torch.xpu.memory_stats_as_nested_dict(device))
+    properties = torch.xpu.get_device_properties(device)
+    free, total = torch.xpu.mem_get_info(device)
+    driver = DriverMemory((total - free) / GIB, total / GIB, max((total - free) / GIB - memory.reserved_gib, 0.0), None)
+    return properties.name, False, memory, driver, ("Intel's driver does not tell other processes apart.",)
+
+
+def _read_mps(_device: torch.device) -> _DeviceReading:
+    allocated = torch.mps.current_allocated_memory() / GIB
+    driver_used = torch.mps.driver_allocated_memory() / GIB
+    memory = TorchMemory(allocated, allocated, driver_used, allocated, driver_used, 0, 0)
+    total = torch.mps.recommended_max_memory() / GIB
+    missing = ("MPS keeps no peaks: the peaks shown are the current values.",)
+    return "Apple GPU (MPS)", True, memory, DriverMemory(driver_used, total, None, None), missing
+
+
+def _read_cpu(_device: torch.device) -> _DeviceReading:
+    if torch.cuda.is_available():
+        reason = "ComfyUI runs on the CPU (--cpu), so no GPU is read."
+    elif torch.version.cuda is None and torch.version.hip is None:
+        reason = "There is no GPU part: this torch was built for the CPU alone."
+    else:
+        reason = "There is no GPU part: torch finds no GPU or its driver."
+    return "cpu", True, None, None, (reason,)
+
+
+_DEVICE_READERS: dict[str, Callable[[torch.device], _DeviceReading]] = {"cuda": _read_cuda, "xpu": _read_xpu, "mps": _read_mps}

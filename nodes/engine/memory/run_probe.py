@@ -1,0 +1,36 @@
+"""Take a reading in a running ComfyUI."""
+
+from ...comfy_adapters import memory
+from . import snapshots
+from .readings import GIB, ComfyMemory, HeldModel, read_memory, reset_peak
+from .report import comparison, report
+
+
+def probe(label: str, reset: bool, snapshot: str, compare_with: str) -> tuple[str, str]:
+    """Return the report and the reading as JSON; raises BadInputError if `compare_with` names no snapshot.
+
+    The reading comes before anything else, the reset of the peak after it.
+    """
+    device = memory.compute_device()
+    reading = read_memory(device, comfy_memory())
+    text = report(reading, label)
+    if compare_with:
+        text += "\n" + comparison(snapshots.recall(compare_with), reading, compare_with)
+    if snapshot:
+        snapshots.keep(snapshot, reading)
+    if reset:
+        reset_peak(device)
+        text += "\nThe peak counts from here."
+    return text, reading.to_json()
+
+
+def comfy_memory() -> ComfyMemory:
+    """Return what ComfyUI says about its models, DynamicVRAM and pinned memory."""
+    dynamic, pinned = memory.dynamic_vram_bytes(), memory.pinned_bytes()
+    return ComfyMemory(
+        models=tuple(
+            HeldModel(name, device, size / GIB, resident / GIB) for name, device, size, resident in memory.held_models()
+        ),
+        dynamic_vram_gib=None if dynamic is None else dynamic / GIB,
+        pinned_host_gib=None if pinned is None else pinned / GIB,
+    )
