@@ -24,6 +24,7 @@ class BatchSpriteSampler(io.ComfyNode):
             description="Samples any number of sprites in micro-batches that fit the memory. Each sprite is the one that a KSampler "
             "draws alone with its seed, whatever the batch.",
             search_aliases=["ksampler batch", "batch seeds", "sample many", "sprites"],
+            has_intermediate_output=True,  # the report also comes when the node's result is cached
             inputs=[
                 io.Model.Input("model"),
                 io.Conditioning.Input("positive"),

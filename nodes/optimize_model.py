@@ -18,6 +18,7 @@ class OptimizeModel(io.ComfyNode):
             category="Fast Sprites",
             description="Speeds up the SDXL UNet for this device. Every choice is undone after the run; other branches stay as they are.",
             search_aliases=["speed up sdxl", "cuda graph", "channels last", "sage attention"],
+            has_intermediate_output=True,  # the report also comes when the node's result is cached
             inputs=[
                 io.Model.Input("model", tooltip="An SDXL model; LoRA and ControlNet may come before or after this node."),
                 io.Combo.Input(

@@ -18,6 +18,7 @@ class OptimizeVAE(io.ComfyNode):
             category="Fast Sprites",
             description="Decodes with the memory that SDXL's VAE really needs, several pictures a pass, tiled only when one does not fit.",
             search_aliases=["vae memory", "vae decode batch", "vae channels last"],
+            has_intermediate_output=True,  # the report also comes when the node's result is cached
             inputs=[
                 io.Vae.Input("vae", tooltip="An SDXL VAE."),
                 io.Combo.Input(

@@ -23,6 +23,7 @@ class PixelGridSnap(io.ComfyNode):
                 "All pictures of a batch get the same size."
             ),
             search_aliases=["pixel art", "downscale", "unfake", "pixelate", "grid"],
+            has_intermediate_output=True,  # the report also comes when the node's result is cached
             inputs=[
                 io.Image.Input("image"),
                 io.Int.Input(
