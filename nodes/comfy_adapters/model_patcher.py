@@ -30,8 +30,8 @@ def describe_model(patcher: Any) -> dict[str, Any]:
         "weights_gib": patcher.model_size() / 1024**3,
         "attention_functions": tuple(sorted(core_attention.REGISTERED_ATTENTION_FUNCTIONS)),
         "core_attention": core_attention.optimized_attention.__name__.removeprefix("attention_"),
-        "foreign_wrappers": _foreign_wrappers(patcher, transformer_options),
-        "has_attention_override": "optimized_attention_override" in transformer_options,
+        "replaced_by": _replaced_by(patcher, transformer_options),
+        "has_attention_override": _is_foreign(transformer_options.get("optimized_attention_override")),
     }
 
 
@@ -51,14 +51,20 @@ def _why_not_sdxl(unet: Any) -> str:
     return ""
 
 
-def _foreign_wrappers(patcher: Any, transformer_options: dict[str, Any]) -> tuple[str, ...]:
-    found: list[str] = []
-    for kind in (WrappersMP.DIFFUSION_MODEL, WrappersMP.APPLY_MODEL):
-        for owner in (patcher.wrappers, transformer_options.get("wrappers", {})):
-            found += [str(key) for key, wrappers in owner.get(kind, {}).items() if wrappers and key != KEY]
-    if "diffusion_model" in patcher.object_patches:
-        found.append(f"object patch {type(patcher.object_patches['diffusion_model']).__name__}")
-    return tuple(dict.fromkeys(found))
+def _replaced_by(patcher: Any, transformer_options: dict[str, Any]) -> str:
+    """Name what another node swaps the UNet for: a torch.compile wrapper or an object patch."""
+    for owner in (patcher.wrappers, transformer_options.get("wrappers", {})):
+        for key, wrappers in owner.get(WrappersMP.APPLY_MODEL, {}).items():
+            if wrappers and "compile" in str(key):
+                return str(key)
+    for name, patched in patcher.object_patches.items():
+        if name.startswith("diffusion_model"):
+            return f"{name} replaced by a {type(patched).__name__}"
+    return ""
+
+
+def _is_foreign(override: Any) -> bool:
+    return override is not None and getattr(override, "owner", None) != KEY
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -77,6 +83,9 @@ def clone(patcher: Any) -> Any:
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.DIFFUSION_MODEL):
         cloned.remove_wrappers_with_key(kind, KEY)
     cloned.remove_callbacks_with_key(CallbacksMP.ON_DETACH, KEY)
+    transformer_options = cloned.model_options["transformer_options"]
+    if not _is_foreign(transformer_options.get("optimized_attention_override")):
+        transformer_options.pop("optimized_attention_override", None)
     return cloned
 
 
@@ -85,49 +94,96 @@ def set_compute_dtype(patcher: Any, name: str) -> None:
     patcher.set_model_compute_dtype(_DTYPES[name])
 
 
-def wrap_run(patcher: Any, context: Callable[[], contextlib.AbstractContextManager[None]]) -> None:
-    """Enter `context` around every sampling run of `patcher`."""
+def wrap_run(patcher: Any, context: Callable[[Any], contextlib.AbstractContextManager[None]]) -> None:
+    """Enter `context(guider)` around every sampling run of `patcher`."""
 
     def wrapper(executor: Any, *args: Any, **kwargs: Any) -> Any:
-        with context():
+        with context(executor.class_obj):
             return executor(*args, **kwargs)
 
     patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper)
 
 
-def set_attention(patcher: Any, name: str) -> None:
-    """Use attention `name` in this clone's UNet: "sdpa", "cudnn", or a function registered in ComfyUI."""
-    override = _sdpa_override(name) if name in ("sdpa", "cudnn") else _registered_override(name)
-    patcher.model_options["transformer_options"]["optimized_attention_override"] = override
+def wrap_forward(patcher: Any, forward: Callable[..., torch.Tensor]) -> None:
+    """Run `forward(stock, unet, x, timesteps, context, y, control, options, **rest)` in place of the UNet's own forward.
+
+    Wrappers of other nodes stay around it, whether they were added before or after; `stock` is the UNet's own forward.
+    """
+
+    def wrapper(executor: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        def innermost(*inner_args: Any, **inner_kwargs: Any) -> torch.Tensor:
+            return forward(executor.original, executor.class_obj, *inner_args, **inner_kwargs)
+
+        inner = type(executor).new_class_executor(innermost, executor.class_obj, executor.wrappers, executor.idx + 1)
+        return inner.execute(*args, **kwargs)
+
+    patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, wrapper)
 
 
-def _registered_override(name: str) -> Callable[..., Any]:
-    chosen = core_attention.get_attention_function(name)
-
-    def override(_func: Callable[..., Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        return chosen(*args, **kwargs)
-
-    return override
+def on_detach(patcher: Any, release: Callable[[], None]) -> None:
+    """Call `release` when ComfyUI takes the model off its device."""
+    patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, lambda *_: release())
 
 
-def _sdpa_override(name: str) -> Callable[..., Any]:
+def why_weights_change(guider: Any) -> str:
+    """Tell why weights may change in the middle of a run of `guider`; empty when they cannot."""
+    patcher = guider.model_patcher
+    if patcher.forced_hooks or patcher.hook_patches or "registered_hooks" in guider.model_options:
+        return "hooks change weights during the run"
+    if "multigpu_clones" in guider.model_options:
+        return "several devices share the run"
+    return ""
+
+
+def conditioning_is_constant(guider: Any) -> bool:
+    """Tell whether a cond's cross-attention tensor is the same at every step: nobody stands between the conds and the UNet."""
+    options = guider.model_options
+    if any(options.get(name) for name in ("model_function_wrapper", "sampler_calc_cond_batch_function", "context_handler")):
+        return False
+    transformer_options = options.get("transformer_options", {})
+    for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL, WrappersMP.CALC_COND_BATCH, WrappersMP.PREDICT_NOISE):
+        for owner in (guider.model_patcher.wrappers, transformer_options.get("wrappers", {})):
+            if any(wrappers and key != KEY for key, wrappers in owner.get(kind, {}).items()):
+                return False
+    return True
+
+
+def attention_function(name: str | None) -> Callable[..., torch.Tensor]:
+    """Return attention on q, k, v [N, L, heads * d]: torch's SDPA for None, "sdpa" and "cudnn" (tried first), else ComfyUI's by name."""
+    if name not in (None, "sdpa", "cudnn"):
+        return core_attention.get_attention_function(name)
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    first = [SDPBackend.CUDNN_ATTENTION] if name == "cudnn" else []
-    rest = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    order = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    if name == "cudnn":
+        order.insert(0, SDPBackend.CUDNN_ATTENTION)
 
-    def override(
-        func: Callable[..., Any], q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int, mask=None, **kwargs: Any
-    ) -> torch.Tensor:
-        if mask is not None or kwargs.get("skip_reshape") or kwargs.get("enable_gqa") or "scale" in kwargs:
-            return core_attention.attention_pytorch(q, k, v, heads, mask=mask, **kwargs)
-        b, _, inner = q.shape
-        q, k, v = (t.view(b, -1, heads, inner // heads).transpose(1, 2) for t in (q, k, v))
-        with sdpa_kernel([*first, *rest], set_priority=True):
+    def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
+        n, _, inner = q.shape
+        q, k, v = (t.view(n, -1, heads, inner // heads).transpose(1, 2) for t in (q, k, v))
+        with sdpa_kernel(order, set_priority=True):
             out = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        return out if kwargs.get("skip_output_reshape") else out.transpose(1, 2).reshape(b, -1, inner)
+        return out.transpose(1, 2).reshape(n, -1, inner)
 
-    return override
+    return attend
+
+
+def set_attention(patcher: Any, name: str) -> None:
+    """Use attention `name` (see attention_function) in ComfyUI's own forward of this clone."""
+    chosen = attention_function(name)
+    takes_every_argument = name not in ("sdpa", "cudnn")
+
+    def override(func: Callable[..., Any], q: Any, k: Any, v: Any, heads: int, mask: Any = None, **kwargs: Any) -> torch.Tensor:
+        if takes_every_argument:
+            return chosen(q, k, v, heads, mask=mask, **kwargs)
+        if mask is not None or any(
+            kwargs.get(special) for special in ("skip_reshape", "skip_output_reshape", "enable_gqa", "scale")
+        ):
+            return func(q, k, v, heads, mask=mask, **kwargs)
+        return chosen(q, k, v, heads)
+
+    override.owner = KEY
+    patcher.model_options["transformer_options"]["optimized_attention_override"] = override
 
 
 @contextlib.contextmanager

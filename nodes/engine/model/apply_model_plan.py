@@ -2,17 +2,20 @@
 
 import contextlib
 import logging
+from functools import partial
 from typing import Any
 
 from ...comfy_adapters import model_patcher
+from ...comfy_adapters.progress import send_text
 from ..facts import read_machine_facts
 from ..report import report_text
 from .plan import ModelFacts, ModelPlan, ModelSettings, plan_model
+from .run_unet_engine import UNetEngine
 
 log = logging.getLogger("fast_sprites")
 
 
-def optimize_model(patcher: Any, settings: ModelSettings, node_id: str | None) -> tuple[Any, str]:
+def optimize_model(patcher: Any, settings: ModelSettings, node_id: str) -> tuple[Any, str]:
     """Return an optimised clone of a MODEL and the report; `patcher` itself is never touched."""
     machine = read_machine_facts(model_patcher.load_device(patcher))
     plan = plan_model(settings, machine, ModelFacts(**model_patcher.describe_model(patcher)))
@@ -24,16 +27,21 @@ def optimize_model(patcher: Any, settings: ModelSettings, node_id: str | None) -
     return clone, report
 
 
-def apply_model_plan(patcher: Any, plan: ModelPlan, node_id: str | None) -> Any:
-    """Return a clone of `patcher` that samples as `plan` says."""
+def apply_model_plan(patcher: Any, plan: ModelPlan, node_id: str) -> Any:
+    """Return a clone of `patcher` that samples as `plan` says; what happens in its runs is shown on node `node_id`."""
     clone = model_patcher.clone(patcher)
     if plan.precision is not None:
         model_patcher.set_compute_dtype(clone, plan.precision)
-    if plan.attention is not None:
+    if plan.engine != "off":
+        engine = UNetEngine(plan, partial(send_text, node_id=node_id))
+        model_patcher.wrap_run(clone, engine.run)
+        model_patcher.wrap_forward(clone, engine.forward)
+        model_patcher.on_detach(clone, engine.release)
+    elif plan.attention is not None:
         model_patcher.set_attention(clone, plan.attention)
     if plan.cudnn_autotune or plan.fp16_accumulation:
 
-        def switches() -> contextlib.AbstractContextManager[None]:
+        def switches(_guider: Any) -> contextlib.AbstractContextManager[None]:
             return model_patcher.torch_switches(cudnn_benchmark=plan.cudnn_autotune, fp16_accumulation=plan.fp16_accumulation)
 
         model_patcher.wrap_run(clone, switches)

@@ -31,7 +31,7 @@ class ModelFacts:
     """The loaded diffusion model, told by its structure.
 
     `not_sdxl_because` is empty for every UNet of the SDXL family. Dtypes are "fp16", "bf16", "fp32" or another torch name;
-    `foreign_wrappers` names wrappers that other nodes put around the model's forward.
+    `replaced_by` names what another node swapped the UNet or a part of it for, "" when nothing did.
     """
 
     model_class: str
@@ -41,7 +41,7 @@ class ModelFacts:
     weights_gib: float = 0.0
     attention_functions: tuple[str, ...] = ("pytorch",)
     core_attention: str = "pytorch"
-    foreign_wrappers: tuple[str, ...] = ()
+    replaced_by: str = ""
     has_attention_override: bool = False
 
 
@@ -121,11 +121,8 @@ def _engine(settings: ModelSettings, machine: MachineFacts, model: ModelFacts, c
     name = "engine"
     if settings.engine == "off":
         return "off", Decision.kept(name, "off, as chosen: ComfyUI's own forward runs")
-    if model.foreign_wrappers:
-        others = ", ".join(model.foreign_wrappers)
-        return "off", Decision.refused(
-            name, f"another node already wraps this model's forward ({others}); remove it or put it after this node"
-        )
+    if model.replaced_by:
+        return "off", Decision.refused(name, f"another node already replaced the UNet ({model.replaced_by}); remove one of the two")
     if model.weight_dtype != compute_dtype:
         return "off", Decision.refused(
             name, f"weights are {model.weight_dtype} but computing is {compute_dtype}: every layer has to cast"

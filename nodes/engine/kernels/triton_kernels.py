@@ -1,0 +1,225 @@
+"""The fused operations of the engine as Triton kernels; reference.py states what each computes.
+
+GroupNorm in channels-last memory is three launches: per-channel sums over slices of rows, one small reduction to a scale and a
+shift per sample and channel, one pass that applies them. Sums are taken relative to each channel's first pixel, so that a large
+mean does not cancel the variance away.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ROWS_PER_TILE = 32
+# One program reads this many rows of one channel block; small pictures get fewer, so that every multiprocessor has work.
+MAX_ROWS_PER_PROGRAM = 512
+
+
+@triton.jit
+def _group_norm_sums(x_ptr, sums_ptr, rows, channels, slices, ROWS: tl.constexpr, TILE: tl.constexpr, BLOCK_C: tl.constexpr):
+    sample = tl.program_id(0)
+    block = tl.program_id(1)
+    part = tl.program_id(2)
+    c = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_ok = c < channels
+    base = x_ptr + sample.to(tl.int64) * rows * channels
+    pivot = tl.load(base + c, mask=c_ok, other=0.0).to(tl.float32)
+    total = tl.zeros([BLOCK_C], tl.float32)
+    squares = tl.zeros([BLOCK_C], tl.float32)
+    for start in range(0, ROWS, TILE):
+        r = part * ROWS + start + tl.arange(0, TILE)
+        ok = (r < rows)[:, None] & c_ok[None, :]
+        value = tl.load(base + r[:, None] * channels + c[None, :], mask=ok, other=0.0).to(tl.float32)
+        value = tl.where(ok, value - pivot[None, :], 0.0)
+        total += tl.sum(value, 0)
+        squares += tl.sum(value * value, 0)
+    out = sums_ptr + ((sample * slices + part) * 2).to(tl.int64) * channels
+    tl.store(out + c, total, mask=c_ok)
+    tl.store(out + channels + c, squares, mask=c_ok)
+
+
+@triton.jit
+def _group_norm_finalize(
+    x_ptr, sums_ptr, weight_ptr, bias_ptr, add_ptr, affine_ptr, rows, channels, eps,
+    SLICES: tl.constexpr, GROUP: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, HAS_ADD: tl.constexpr,
+):  # fmt: skip
+    sample = tl.program_id(0)
+    group = tl.program_id(1)
+    g = tl.arange(0, BLOCK_G)
+    ok = g < GROUP
+    c = group * GROUP + g
+    total = tl.zeros([BLOCK_G], tl.float32)
+    squares = tl.zeros([BLOCK_G], tl.float32)
+    for start in range(0, SLICES, BLOCK_S):
+        s = start + tl.arange(0, BLOCK_S)
+        where = sums_ptr + ((sample * SLICES + s) * 2)[:, None].to(tl.int64) * channels + c[None, :]
+        both = (s < SLICES)[:, None] & ok[None, :]
+        total += tl.sum(tl.load(where, mask=both, other=0.0), 0)
+        squares += tl.sum(tl.load(where + channels, mask=both, other=0.0), 0)
+    pivot = tl.load(x_ptr + sample.to(tl.int64) * rows * channels + c, mask=ok, other=0.0).to(tl.float32)
+    mean = pivot + total / rows
+    spread = squares - total * total / rows
+    shift = tl.zeros([BLOCK_G], tl.float32)
+    if HAS_ADD:
+        shift = tl.load(add_ptr + sample * channels + c, mask=ok, other=0.0).to(tl.float32)
+    mean = tl.where(ok, mean + shift, 0.0)
+    group_mean = tl.sum(mean, 0) / GROUP
+    away = tl.where(ok, mean - group_mean, 0.0)
+    variance = (tl.sum(tl.where(ok, spread, 0.0), 0) / rows + tl.sum(away * away, 0)) / GROUP
+    scale = tl.load(weight_ptr + c, mask=ok, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
+    offset = tl.load(bias_ptr + c, mask=ok, other=0.0).to(tl.float32) + (shift - group_mean) * scale
+    out = affine_ptr + sample * 2 * channels + c
+    tl.store(out, scale, mask=ok)
+    tl.store(out + channels, offset, mask=ok)
+
+
+@triton.jit
+def _group_norm_apply(x_ptr, affine_ptr, out_ptr, rows, channels, TILE: tl.constexpr, BLOCK_C: tl.constexpr, SILU: tl.constexpr):
+    sample = tl.program_id(0)
+    c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
+    c_ok = c < channels
+    r = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    affine = affine_ptr + sample * 2 * channels + c
+    scale = tl.load(affine, mask=c_ok, other=0.0)
+    offset = tl.load(affine + channels, mask=c_ok, other=0.0)
+    ok = (r < rows)[:, None] & c_ok[None, :]
+    at = sample.to(tl.int64) * rows * channels + r[:, None] * channels + c[None, :]
+    value = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32) * scale[None, :] + offset[None, :]
+    if SILU:
+        value = value * tl.sigmoid(value)
+    tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _add_bias(
+    x_ptr,
+    bias_ptr,
+    residual_ptr,
+    out_ptr,
+    count,
+    channels,
+    BLOCK: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr,
+):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    ok = at < count
+    value = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    if HAS_BIAS:
+        value += tl.load(bias_ptr + at % channels, mask=ok, other=0.0).to(tl.float32)
+    if HAS_RESIDUAL:
+        value += tl.load(residual_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _residual_layer_norm(
+    x_ptr, delta_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, rows, eps,
+    C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, HAS_DELTA: tl.constexpr,
+):  # fmt: skip
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.arange(0, BLOCK)
+    c_ok = c < C
+    ok = (r < rows)[:, None] & c_ok[None, :]
+    at = r[:, None].to(tl.int64) * C + c[None, :]
+    value = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    if HAS_DELTA:
+        value += tl.load(delta_ptr + at, mask=ok, other=0.0).to(tl.float32)
+        rounded = value.to(sum_ptr.dtype.element_ty)
+        tl.store(sum_ptr + at, rounded, mask=ok)
+        value = rounded.to(tl.float32)
+    mean = tl.sum(value, 1) / C
+    centred = tl.where(ok, value - mean[:, None], 0.0)
+    variance = tl.sum(centred * centred, 1) / C
+    weight = tl.load(weight_ptr + c, mask=c_ok, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + c, mask=c_ok, other=0.0).to(tl.float32)
+    normed = centred * tl.rsqrt(variance + eps)[:, None] * weight[None, :] + bias[None, :]
+    tl.store(out_ptr + at, normed.to(out_ptr.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _geglu(projected_ptr, out_ptr, rows, INNER: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr):
+    r = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    ok = (r < rows)[:, None] & (c < INNER)[None, :]
+    at = r[:, None].to(tl.int64) * (2 * INNER) + c[None, :]
+    value = tl.load(projected_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    gate = tl.load(projected_ptr + at + INNER, mask=ok, other=0.0).to(tl.float32)
+    gated = value * (0.5 * gate * (1.0 + tl.math.erf(gate * 0.7071067811865476)))
+    tl.store(out_ptr + r[:, None].to(tl.int64) * INNER + c[None, :], gated.to(out_ptr.dtype.element_ty), mask=ok)
+
+
+def _channel_block(channels: int) -> int:
+    for block in (128, 64, 32):
+        if channels % block == 0:
+            return block
+    return min(128, triton.next_power_of_2(channels))
+
+
+def group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, add: Tensor | None = None, silu: bool = True
+) -> Tensor:
+    """Return GroupNorm of `x + add` over channel groups, then SiLU if asked; see reference.group_norm."""
+    samples, height, width, channels = x.shape
+    rows = height * width
+    block = _channel_block(channels)
+    blocks = triton.cdiv(channels, block)
+    # about eight programs for each of a large card's 132 multiprocessors
+    wanted_slices = max(1, 1056 // (samples * blocks))
+    per_program = min(MAX_ROWS_PER_PROGRAM, triton.next_power_of_2(triton.cdiv(rows, wanted_slices)))
+    per_program = max(ROWS_PER_TILE, per_program)
+    slices = triton.cdiv(rows, per_program)
+    sums = torch.empty((samples, slices, 2, channels), device=x.device, dtype=torch.float32)
+    affine = torch.empty((samples, 2, channels), device=x.device, dtype=torch.float32)
+    out = torch.empty_like(x)
+    _group_norm_sums[(samples, blocks, slices)](
+        x, sums, rows, channels, slices, ROWS=per_program, TILE=ROWS_PER_TILE, BLOCK_C=block, num_warps=4
+    )
+    group = channels // groups
+    _group_norm_finalize[(samples, groups)](
+        x, sums, weight, bias, x if add is None else add, affine, rows, channels, eps,
+        SLICES=slices, GROUP=group, BLOCK_G=triton.next_power_of_2(group), BLOCK_S=16, HAS_ADD=add is not None, num_warps=1,
+    )  # fmt: skip
+    _group_norm_apply[(samples, triton.cdiv(rows, ROWS_PER_TILE), blocks)](
+        x, affine, out, rows, channels, TILE=ROWS_PER_TILE, BLOCK_C=block, SILU=silu, num_warps=4
+    )
+    return out
+
+
+def add_bias(x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+    """Return `x + bias + residual`; see reference.add_bias."""
+    out = torch.empty_like(x)
+    block = 2048
+    _add_bias[(triton.cdiv(x.numel(), block),)](
+        x, x if bias is None else bias, x if residual is None else residual, out, x.numel(), x.shape[-1],
+        BLOCK=block, HAS_BIAS=bias is not None, HAS_RESIDUAL=residual is not None, num_warps=4,
+    )  # fmt: skip
+    return out
+
+
+def residual_layer_norm(x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Return the sum `x + delta` and its LayerNorm; see reference.residual_layer_norm."""
+    channels = x.shape[-1]
+    rows = x.numel() // channels
+    total = x if delta is None else torch.empty_like(x)
+    out = torch.empty_like(x)
+    block = triton.next_power_of_2(channels)
+    rows_per_program = max(1, 2048 // block)
+    _residual_layer_norm[(triton.cdiv(rows, rows_per_program),)](
+        x, x if delta is None else delta, weight, bias, total, out, rows, eps,
+        C=channels, BLOCK=block, ROWS=rows_per_program, HAS_DELTA=delta is not None, num_warps=4,
+    )  # fmt: skip
+    return total, out
+
+
+def geglu(projected: Tensor) -> Tensor:
+    """Return `value * gelu(gate)`; see reference.geglu."""
+    inner = projected.shape[-1] // 2
+    rows = projected.numel() // (2 * inner)
+    out = torch.empty((*projected.shape[:-1], inner), device=projected.device, dtype=projected.dtype)
+    block = 256
+    tile = 4
+    _geglu[(triton.cdiv(rows, tile), triton.cdiv(inner, block))](
+        projected, out, rows, INNER=inner, TILE=tile, BLOCK=block, num_warps=4
+    )
+    return out

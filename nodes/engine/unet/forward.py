@@ -1,0 +1,249 @@
+"""One pass over the SDXL UNet in channels-last memory on fused kernels.
+
+Between layers a picture is an [N, C, H, W] tensor with channels-last strides, so that other nodes' patches see what they expect;
+kernels see the same memory as contiguous [N, H, W, C]. Convolutions run without bias, which torch would add in a pass of its own
+in this layout: biases are folded into the next GroupNorm or residual addition.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..kernels.kernel_set import KernelSet
+from .layout import Block, UNetLayout
+from .prepared import PreparedWeights
+
+KeysValues = dict[Any, tuple[Tensor, Tensor]]
+# Patches of the model that a transformer block calls, whichever block it is.
+BLOCK_PATCHES = ("attn1_patch", "attn1_output_patch", "attn2_patch", "attn2_output_patch", "middle_patch")
+
+
+@dataclass(frozen=True)
+class StockPieces:
+    """ComfyUI's own functions that the engine falls back on, passed in so that the engine imports none of it."""
+
+    layer: Callable[..., Tensor]
+    attention: Callable[..., Tensor]
+    time_features: Callable[..., Tensor]
+    apply_control: Callable[..., Tensor]
+
+
+def nhwc(x: Tensor) -> Tensor:
+    """Return the [N, H, W, C] view of an [N, C, H, W] picture, copying only if it is not channels-last."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def nchw(x: Tensor) -> Tensor:
+    """Return the [N, C, H, W] view of contiguous [N, H, W, C] memory."""
+    return x.permute(0, 3, 1, 2)
+
+
+class UNetForward:
+    """The forward of one UNet with prepared weights; `attend` is torch's SDPA with the chosen backend."""
+
+    def __init__(
+        self, layout: UNetLayout, kernels: KernelSet, prepared: PreparedWeights, stock: StockPieces, attend: Callable[..., Tensor]
+    ):
+        self.layout = layout
+        self.kernels = kernels
+        self.prepared = prepared
+        self.stock = stock
+        self.attend = attend
+
+    def keys_values(self, block: Any, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values of a transformer block's cross-attention for `context` [N, L, D]."""
+        return self._linear(block.attn2.to_k, context), self._linear(block.attn2.to_v, context)
+
+    def __call__(
+        self,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor,
+        y: Tensor | None,
+        control: Any,
+        options: dict[str, Any],
+        cross: KeysValues | None = None,
+    ) -> Tensor:
+        """Return the UNet's output for `x` [N, C, H, W], as ComfyUI's UNetModel._forward does with the same arguments.
+
+        `cross` holds keys and values of cross-attentions that were computed before, by transformer block.
+        """
+        patches = options.get("patches", {})
+        step = _Step(self, context, options, cross or {})
+        options["original_shape"] = list(x.shape)
+        options["transformer_index"] = 0
+        emb = self._embed(x, timesteps, y, patches, options)
+        step.emb, step.silu_emb = emb, F.silu(emb)
+        skips: list[Tensor] = []
+        h = x
+        for index, block in enumerate(self.layout.input_blocks):
+            options["block"] = ("input", index)
+            h = step.block(block, h, None)
+            h = self.stock.apply_control(h, control, "input")
+            for patch in patches.get("input_block_patch", ()):
+                h = patch(h, options)
+            skips.append(h)
+            for patch in patches.get("input_block_patch_after_skip", ()):
+                h = patch(h, options)
+        options["block"] = ("middle", 0)
+        h = step.block(self.layout.middle_block, h, None)
+        h = self.stock.apply_control(h, control, "middle")
+        for patch in patches.get("middle_block_after_patch", ()):
+            names = {
+                "h": h,
+                "x": x,
+                "emb": emb,
+                "context": context,
+                "y": y,
+                "timesteps": timesteps,
+                "transformer_options": options,
+            }
+            h = patch(names)["h"]
+        for index, block in enumerate(self.layout.output_blocks):
+            options["block"] = ("output", index)
+            skip = self.stock.apply_control(skips.pop(), control, "output")
+            for patch in patches.get("output_block_patch", ()):
+                h, skip = patch(h, skip, options)
+            if skip is not None:
+                h = torch.cat([nhwc(h), nhwc(skip)], dim=3)
+                h = nchw(h)
+            h = step.block(block, h, skips[-1].shape if skips else None)
+        return self._head(h.to(x.dtype))
+
+    def _embed(self, x: Tensor, timesteps: Tensor, y: Tensor | None, patches: dict[str, Any], options: dict[str, Any]) -> Tensor:
+        features = self.stock.time_features(timesteps, self.layout.model_channels, x.dtype)
+        emb = self._mlp(self.layout.time_embed, features)
+        for patch in patches.get("emb_patch", ()):
+            emb = patch(emb, self.layout.model_channels, options)
+        return emb + self._mlp(self.layout.label_emb[0], y) if y is not None else emb
+
+    def _mlp(self, layers: Any, x: Tensor) -> Tensor:
+        return self._linear(layers[2], F.silu(self._linear(layers[0], x)))
+
+    def _linear(self, module: Any, x: Tensor) -> Tensor:
+        weight, bias = self.prepared.weights[module]
+        return F.linear(x, weight, bias)
+
+    def _head(self, h: Tensor) -> Tensor:
+        norm, _, conv = self.layout.out
+        normed = self._group_norm(norm, nhwc(h))
+        weight = self.prepared.conv_weights[conv]
+        return F.conv2d(nchw(normed), weight, self.prepared.weights[conv][1], padding=conv.padding).contiguous()
+
+    def _group_norm(self, module: Any, x: Tensor, *, add: Tensor | None = None, silu: bool = True) -> Tensor:
+        weight, bias = self.prepared.weights[module]
+        assert bias is not None
+        return self.kernels.group_norm(x, weight, bias, module.num_groups, module.eps, add=add, silu=silu)
+
+    def conv(self, module: Any, x: Tensor) -> Tensor:
+        """Return the convolution of contiguous [N, H, W, C] memory without its bias, as [N, H, W, C]."""
+        weight = self.prepared.conv_weights[module]
+        return nhwc(F.conv2d(nchw(x), weight, None, stride=module.stride, padding=module.padding))
+
+    def resblock(self, layer: Any, x: Tensor, silu_emb: Tensor) -> Tensor:
+        """Return ResBlock(x, emb) for [N, H, W, C]; the time embedding and conv1's bias enter with the second GroupNorm."""
+        norm1, _, conv1 = layer.in_layers
+        norm2, conv2 = layer.out_layers[0], layer.out_layers[3]
+        emb_weight, emb_bias = self.prepared.embedding_weights[layer]
+        add = F.linear(silu_emb, emb_weight, emb_bias)
+        h = self.conv(conv1, self._group_norm(norm1, x))
+        h = self.conv(conv2, self._group_norm(norm2, h, add=add))
+        skip = x if layer.channels == layer.out_channels else F.linear(x, *self.prepared.skip_weights[layer])
+        return self.kernels.add_bias(h, self.prepared.weights[conv2][1], skip)
+
+    def transformer(self, layer: Any, x: Tensor, step: "_Step") -> Tensor:
+        """Return SpatialTransformer(x) for [N, H, W, C]."""
+        n, height, width, channels = x.shape
+        normed = self._group_norm(layer.norm, x, silu=False)
+        tokens = self._linear(layer.proj_in, normed.view(n, height * width, channels))
+        pending: Tensor | None = None  # a residual that the next LayerNorm adds while it reads
+        for index, block in enumerate(layer.transformer_blocks):
+            step.options["block_index"] = index
+            if step.is_patched(index):
+                tokens = tokens if pending is None else tokens + pending
+                tokens, pending = block(tokens, context=step.context, transformer_options=step.options), None
+            else:
+                tokens, pending = self._transformer_block(block, tokens, pending, step)
+        tokens = tokens if pending is None else tokens + pending
+        out = self._linear(layer.proj_out, tokens).view(n, height, width, -1)
+        return self.kernels.add_bias(out, None, x)
+
+    def _transformer_block(self, block: Any, tokens: Tensor, pending: Tensor | None, step: "_Step") -> tuple[Tensor, Tensor]:
+        tokens, normed = self._layer_norm(block.norm1, tokens, pending)
+        attn1 = block.attn1
+        q, k, v = (self._linear(projection, normed) for projection in (attn1.to_q, attn1.to_k, attn1.to_v))
+        pending = self._linear(attn1.to_out[0], step.attention(q, k, v, attn1.heads))
+        tokens, normed = self._layer_norm(block.norm2, tokens, pending)
+        attn2 = block.attn2
+        k, v = step.cross.get(block) or self.keys_values(block, step.context)
+        pending = self._linear(attn2.to_out[0], step.attention(self._linear(attn2.to_q, normed), k, v, attn2.heads))
+        tokens, normed = self._layer_norm(block.norm3, tokens, pending)
+        gated = self.kernels.geglu(self._linear(block.ff.net[0].proj, normed))
+        return tokens, self._linear(block.ff.net[2], gated)
+
+    def _layer_norm(self, module: Any, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+        weight, bias = self.prepared.weights[module]
+        assert bias is not None
+        return self.kernels.residual_layer_norm(x, delta, weight, bias, module.eps)
+
+    def upsample(self, layer: Any, x: Tensor, output_shape: Any) -> Tensor:
+        """Return Upsample(x) for [N, H, W, C]; `output_shape` is the skip connection's, for odd sizes."""
+        size = [x.shape[1] * 2, x.shape[2] * 2] if output_shape is None else list(output_shape[2:4])
+        larger = nhwc(F.interpolate(nchw(x), size=size, mode="nearest"))
+        return self.kernels.add_bias(self.conv(layer.conv, larger), self.prepared.weights[layer.conv][1], None)
+
+    def biased_conv(self, module: Any, x: Tensor) -> Tensor:
+        """Return the convolution with its bias for [N, H, W, C]."""
+        return self.kernels.add_bias(self.conv(module, x), self.prepared.weights[module][1], None)
+
+
+class _Step:
+    """What one call of the forward carries from layer to layer."""
+
+    def __init__(self, forward: UNetForward, context: Tensor, options: dict[str, Any], cross: KeysValues):
+        self.forward = forward
+        self.context = context
+        self.options = options
+        self.cross = cross
+        self.emb: Tensor
+        self.silu_emb: Tensor
+        patches = options.get("patches", {})
+        self.all_blocks_patched = any(patches.get(name) for name in BLOCK_PATCHES)
+        self.layer_handlers = patches.get("forward_timestep_embed_patch", ())
+        self.replaced = {key for kind in options.get("patches_replace", {}).values() for key in kind}
+
+    def is_patched(self, index: int) -> bool:
+        """Tell whether another node's patch touches transformer block `index` of the current layer."""
+        block = self.options["block"]
+        return self.all_blocks_patched or block in self.replaced or (*block, index) in self.replaced
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+        """Run attention on [N, L, heads * d]: another node's override if there is one, else the plan's backend."""
+        if "optimized_attention_override" in self.options:
+            return self.forward.stock.attention(q, k, v, heads, self.options)
+        return self.forward.attend(q, k, v, heads)
+
+    def block(self, block: Block, h: Tensor, output_shape: Any) -> Tensor:
+        """Run the layers of one block on a channels-last [N, C, H, W] picture."""
+        for kind, layer in block:
+            h = self._layer(kind, layer, h, output_shape)
+        return h
+
+    def _layer(self, kind: str, layer: Any, h: Tensor, output_shape: Any) -> Tensor:
+        if kind == "other" or any(isinstance(layer, handled) for handled, _ in self.layer_handlers):
+            return self.forward.stock.layer(layer, h, self.emb, self.context, self.options, output_shape)
+        x = nhwc(h)
+        if kind == "resblock":
+            return nchw(self.forward.resblock(layer, x, self.silu_emb))
+        if kind == "transformer":
+            self.options["activations_shape"] = list(h.shape)
+            out = self.forward.transformer(layer, x, self)
+            self.options["transformer_index"] += 1
+            return nchw(out)
+        if kind == "upsample":
+            return nchw(self.forward.upsample(layer, x, output_shape))
+        return nchw(self.forward.biased_conv(layer.op if kind == "downsample" else layer, x))

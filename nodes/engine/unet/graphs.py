@@ -1,0 +1,114 @@
+"""Raw CUDA graphs of the UNet's forward, one per shape.
+
+Raw graphs, not torch.compile's: those crash under ComfyUI's default cudaMallocAsync allocator (KJNodes #142, pytorch #158641).
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .forward import KeysValues, UNetForward
+
+MAX_GRAPHS = 4
+
+
+def control_tensors(control: Any) -> list[Tensor]:
+    """Return the tensors of a ControlNet's residuals in a fixed order."""
+    if control is None:
+        return []
+    return [tensor for name in sorted(control) for tensor in control[name] if isinstance(tensor, Tensor)]
+
+
+def shape_key(x: Tensor, context: Tensor, y: Tensor | None, control: Any) -> Hashable:
+    """Return what a graph is captured for: every shape and dtype that enters it."""
+    residuals = (
+        ()
+        if control is None
+        else tuple(sorted((k, tuple(None if t is None else t.shape for t in v)) for k, v in control.items()))
+    )
+    return x.shape, x.dtype, context.shape, None if y is None else y.shape, residuals
+
+
+class CapturedForward:
+    """The forward for one shape: a graph of the cross-attention keys and values, and a graph of the rest."""
+
+    def __init__(
+        self, forward: UNetForward, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None, control: Any, pool: Any
+    ):
+        """Capture; `forward` must have run once with these shapes, so that every library has its workspace and kernels."""
+        self._inputs = [x.clone(), timesteps.clone(), context.clone()]
+        self._y = None if y is None else y.clone()
+        self._control = (
+            None if control is None else {k: [None if t is None else t.clone() for t in v] for k, v in control.items()}
+        )
+        self._control_inputs = control_tensors(self._control)
+        self._output = torch.empty_like(x[:, : forward.layout.out[2].out_channels])
+        self._context_key: Hashable = None
+        self._context_graph = torch.cuda.CUDAGraph()
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream(x.device)
+        stream.wait_stream(torch.cuda.current_stream(x.device))
+        with torch.cuda.stream(stream):
+            self._cross: KeysValues = self._capture(self._context_graph, pool, lambda: self._fill_cross(forward))
+            self._capture(self._graph, pool, lambda: self._run(forward))
+        torch.cuda.current_stream(x.device).wait_stream(stream)
+
+    @staticmethod
+    def _capture(graph: Any, pool: Any, body: Callable[[], Any]) -> Any:
+        # thread_local: other threads (previews, monitors, savers) may use CUDA meanwhile.
+        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        try:
+            return body()
+        finally:
+            graph.capture_end()
+
+    def _fill_cross(self, forward: UNetForward) -> KeysValues:
+        context = self._inputs[2]
+        return {block: forward.keys_values(block, context) for block in forward.layout.transformer_blocks()}
+
+    def _run(self, forward: UNetForward) -> None:
+        x, timesteps, context = self._inputs
+        control = None if self._control is None else {name: list(residuals) for name, residuals in self._control.items()}
+        self._output.copy_(forward(x, timesteps, context, self._y, control, {}, self._cross))
+
+    def __call__(
+        self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None, control: Any, context_key: Hashable
+    ) -> Tensor:
+        """Replay with new inputs; `context_key` None means that the context may differ from the last call's."""
+        self._inputs[0].copy_(x)
+        self._inputs[1].copy_(timesteps)
+        if self._y is not None and y is not None:
+            self._y.copy_(y)
+        for static, fresh in zip(self._control_inputs, control_tensors(control), strict=True):
+            static.copy_(fresh)
+        if context_key is None or context_key != self._context_key:
+            self._inputs[2].copy_(context)
+            self._context_graph.replay()
+            self._context_key = context_key
+        self._graph.replay()
+        return self._output.clone()
+
+
+class GraphCache:
+    """The graphs of one prepared model, least recently used first to go; all share one memory pool."""
+
+    def __init__(self) -> None:
+        self._graphs: OrderedDict[Hashable, CapturedForward] = OrderedDict()
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def get(self, key: Hashable) -> CapturedForward | None:
+        """Return the graph for `key`, marking it as used."""
+        if key in self._graphs:
+            self._graphs.move_to_end(key)
+        return self._graphs.get(key)
+
+    def capture(self, key: Hashable, forward: UNetForward, *inputs: Any) -> CapturedForward:
+        """Capture and keep a graph for `key`."""
+        while len(self._graphs) >= MAX_GRAPHS:
+            self._graphs.popitem(last=False)
+        captured = CapturedForward(forward, *inputs, pool=self._pool)
+        self._graphs[key] = captured
+        return captured
