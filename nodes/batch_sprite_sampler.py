@@ -8,7 +8,7 @@ from .engine.sprites.request import SpriteRequest
 from .engine.sprites.run_batch import draw_sprites, sampler_names, scheduler_names
 from .engine.sprites.seeds import MAX_SEED, SEED_MODES
 
-SpriteSeeds = io.Custom("FAST_SPRITES_SEEDS")
+SpriteSeeds = io.Custom("SPRITE_SEEDS")
 
 
 class BatchSpriteSampler(io.ComfyNode):

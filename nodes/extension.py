@@ -8,7 +8,9 @@ from .optimize_model import OptimizeModel
 from .optimize_vae import OptimizeVAE
 from .pixel_grid_snap import PixelGridSnap
 from .pixel_palette import PixelPalette
+from .save_sprites import SaveSprites
 from .sprite_background import SpriteBackground
+from .sprite_prompts import SpritePrompts
 from .sprite_sheet import SpriteSheet
 
 
@@ -19,6 +21,8 @@ class FastSpritesExtension(ComfyExtension):
         """Return one class per node, in the order of docs/nodes.md."""
         return [
             BatchSpriteSampler,
+            SpritePrompts,
+            SaveSprites,
             MemoryProbe,
             OptimizeModel,
             OptimizeVAE,

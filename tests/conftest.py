@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 PACK_ROOT = Path(__file__).resolve().parent.parent
 # `python -m pytest` puts the pack's root first on sys.path, where its `nodes` folder would hide ComfyUI's nodes.py.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != PACK_ROOT]
@@ -29,3 +31,8 @@ def comfyui_path() -> Path | None:
     named = os.environ.get("COMFYUI_PATH")
     path = Path(named) if named else PACK_ROOT / ".workspace" / "comfyui"
     return path if (path / "main.py").is_file() else None
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Offer to write the frozen node surface anew."""
+    parser.addoption("--update-node-surface", action="store_true", help="write tests/comfy/node_surface.json anew")

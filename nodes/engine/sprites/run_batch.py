@@ -1,16 +1,15 @@
 """Draw the sprites of BatchSpriteSampler in micro-batches, through ComfyUI's samplers."""
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from ...comfy_adapters import progress, sampling
-from ..errors import BadInputError, NotApplicableError
-from .micro_batches import GIB, RememberedSizes, SamplingFacts, graph_key, halve, plan_micro_batches, sprite_bytes
+from ..errors import BadInputError
+from .micro_batches import RememberedSizes, SamplingFacts, graph_key, halve, plan_micro_batches, sprite_bytes
 from .request import SpriteRequest
 from .seeds import sprite_seeds
 from .step_noise import COUPLED_SAMPLERS, STEP_NOISE, usable_samplers

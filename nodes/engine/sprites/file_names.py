@@ -1,0 +1,68 @@
+"""File names of sprites: safe on every system, whatever a pattern or a prompt holds."""
+
+import itertools
+import os
+import re
+import unicodedata
+from pathlib import Path
+
+from ..errors import BadInputError
+
+MAX_COMPONENT_BYTES = 180
+"""Of 255 that file systems allow, so that a number and the extension still fit."""
+
+_MAX_SLUG_CHARACTERS = 48
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
+_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+
+
+def slug(text: str) -> str:
+    """Return the prompt as words of letters and digits joined by dashes, at most 48 characters long."""
+    words = re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower().replace("_", " "))
+    name = "-".join(words)[:_MAX_SLUG_CHARACTERS]
+    return name if len("-".join(words)) == len(name) else name.rpartition("-")[0] or name
+
+
+def sprite_name(pattern: str, index: int, seed: int | None, prompt: str | None) -> str:
+    """Fill in the pattern for sprite `index` (from 0); returns a relative path with `/` and without extension.
+
+    Tokens without a value vanish with the separator before them. Raises BadInputError for a path that leaves its folder.
+    """
+    if pattern.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", pattern) or ".." in re.split(r"[\\/]", pattern):
+        raise BadInputError(
+            f"filename is {pattern!r}, which leaves ComfyUI's output folder; write a name, or folder/name, without '..' or a drive."
+        )
+    tokens = {"%prompt%": slug(prompt or ""), "%seed%": "" if seed is None else str(seed), "%index%": f"{index + 1:05}"}
+    filled = pattern
+    for token, value in tokens.items():
+        filled = filled.replace(token, value) if value else re.sub(f"[_-]?{token}", "", filled)
+    *folders, name = re.split(r"[\\/]", filled)
+    parts = [safe for folder in folders if (safe := _safe_component(folder))]
+    return "/".join([*parts, _safe_component(name) or f"sprite_{index + 1:05}"])
+
+
+def _safe_component(component: str) -> str:
+    """Return a part of a path that Windows, macOS and Linux all accept; it may come out empty."""
+    component = _FORBIDDEN.sub("-", unicodedata.normalize("NFC", component)).strip(" ._-")
+    component = component.encode()[:MAX_COMPONENT_BYTES].decode(errors="ignore").rstrip(" .")
+    return f"_{component}" if _RESERVED.fullmatch(component) else component
+
+
+def publish(temporary: Path, folder: Path, stem: str, extension: str) -> Path:
+    """Give a finished file its name, `stem`, `stem_2`, ...: the first that no file has. Existing files are never replaced."""
+    for number in itertools.count(1):
+        final = folder / f"{stem}{'' if number == 1 else f'_{number}'}{extension}"
+        try:
+            os.link(temporary, final)  # unlike rename, this fails where the name is taken
+        except FileExistsError:
+            continue
+        except OSError:  # file systems without hard links, such as exFAT
+            try:
+                final.open("xb").close()
+            except FileExistsError:
+                continue
+            os.replace(temporary, final)
+            return final
+        temporary.unlink()
+        return final
+    raise AssertionError("unreachable")

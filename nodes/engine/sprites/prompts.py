@@ -1,0 +1,100 @@
+"""One prompt per line: comments, alternatives, and which sprite gets which line."""
+
+import itertools
+import random
+import re
+from dataclasses import dataclass
+from typing import NoReturn
+
+from ..errors import BadInputError
+
+ALTERNATIVES = ("pick", "every")
+"""pick: each sprite takes one alternative at random, by seed; every: a line with alternatives becomes all its combinations."""
+
+MAX_COMBINATIONS = 4096
+
+# The innermost pair of braces: replacing these first resolves nested ones from the inside.
+_BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+@dataclass(frozen=True)
+class SpritePrompt:
+    """The prompt of one sprite."""
+
+    line: str
+    """The line with its alternatives chosen; written back into the workflow that a saved sprite carries."""
+    text: str
+    """Prefix, line and suffix: what is encoded."""
+
+
+def prompt_lines(prompts: str) -> list[str]:
+    """Return the lines that hold a prompt; raises BadInputError if none does or braces do not pair."""
+    lines = [stripped for line in prompts.splitlines() if (stripped := line.strip()) and not stripped.startswith("#")]
+    if not lines:
+        raise BadInputError("prompts holds no prompt; write one per line (blank lines and lines that begin with # are skipped).")
+    for line in lines:
+        depth = 0
+        for character in line:
+            depth += (character == "{") - (character == "}")
+            if depth < 0:
+                _refuse_braces(line)
+        if depth:
+            _refuse_braces(line)
+    return lines
+
+
+def _refuse_braces(line: str) -> NoReturn:
+    raise BadInputError(f"The braces in {line!r} do not pair; write alternatives as {{red|blue}}.")
+
+
+def sprite_prompts(prompts: str, prefix: str, suffix: str, count: int, seed: int, alternatives: str) -> list[SpritePrompt]:
+    """Return one prompt per sprite; sprite i takes line i, beginning anew after the last.
+
+    `count` 0 means one sprite per line (with `every`: per combination). `pick` depends on `seed` and the sprite's index alone, so that a
+    larger count begins with the same sprites. Raises BadInputError.
+    """
+    if alternatives not in ALTERNATIVES:
+        raise BadInputError(f"alternatives is {alternatives!r}; allowed are {', '.join(ALTERNATIVES)}.")
+    lines = prompt_lines(prompts)
+    if alternatives == "every":
+        lines = [combination for line in lines for combination in combinations(line)]
+    chosen = []
+    for i in range(count or len(lines)):
+        line = _pick(lines[i % len(lines)], random.Random(f"{seed}:{i}"))
+        chosen.append(SpritePrompt(line, join_parts(prefix, line, suffix)))
+    return chosen
+
+
+def _pick(line: str, draw: random.Random) -> str:
+    while match := _BRACES.search(line):
+        line = line[: match.start()] + draw.choice(match[1].split("|")) + line[match.end() :]
+    return line
+
+
+def combinations(line: str) -> list[str]:
+    """Return every reading of the line, the last alternatives varying fastest; raises BadInputError above 4096."""
+    readings = [line]
+    while any(_BRACES.search(reading) for reading in readings):
+        readings = list(itertools.chain.from_iterable(_split_first(reading) for reading in readings))
+        if len(readings) > MAX_COMBINATIONS:
+            raise BadInputError(
+                f"{line!r} has more than {MAX_COMBINATIONS} combinations; set alternatives to pick or split the line."
+            )
+    return readings
+
+
+def _split_first(line: str) -> list[str]:
+    match = _BRACES.search(line)
+    if match is None:
+        return [line]
+    return [line[: match.start()] + choice + line[match.end() :] for choice in match[1].split("|")]
+
+
+def join_parts(prefix: str, line: str, suffix: str) -> str:
+    """Join the parts with commas, as SDXL's prompts are written; empty parts leave no comma."""
+    return ", ".join(part for part in (prefix.strip().rstrip(","), line.strip().strip(","), suffix.strip().lstrip(",")) if part)
+
+
+def shortest_period(texts: list[str]) -> int:
+    """Return the smallest p with texts[i] == texts[i % p]: conditioning of p rows serves them all, for samplers repeat rows."""
+    return next(p for p in range(1, len(texts) + 1) if all(text == texts[i % p] for i, text in enumerate(texts)))
