@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from comfy.ldm.modules import attention as core_attention
@@ -10,6 +10,7 @@ from comfy.ldm.modules.diffusionmodules import openaimodel
 from comfy.patcher_extension import CallbacksMP, WrappersMP
 
 KEY = "fast_sprites"
+OWNER = "fast_sprites_owner"  # marks an attention override as this pack's
 _DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
 _DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
 
@@ -40,7 +41,7 @@ def _why_not_sdxl(unet: Any) -> str:
         return f"its diffusion model is a {type(unet).__name__}"
     if unet.num_classes != "sequential":
         return "it has no label embedding, as SD 1 and 2"
-    blocks = [layer for block in (*unet.input_blocks, *unet.output_blocks) for layer in block]
+    blocks: list[Any] = [layer for block in (*unet.input_blocks, *unet.output_blocks) for layer in cast(Any, block)]
     transformers = [layer for layer in blocks if isinstance(layer, core_attention.SpatialTransformer)]
     if not transformers:
         return "it has no spatial transformers"
@@ -64,7 +65,7 @@ def _replaced_by(patcher: Any, transformer_options: dict[str, Any]) -> str:
 
 
 def _is_foreign(override: Any) -> bool:
-    return override is not None and getattr(override, "owner", None) != KEY
+    return override is not None and getattr(override, OWNER, None) != KEY
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -148,10 +149,10 @@ def conditioning_is_constant(guider: Any) -> bool:
     return True
 
 
-def attention_function(name: str | None) -> Callable[..., torch.Tensor]:
+def attention_function(name: str | None) -> Callable[..., Any]:
     """Return attention on q, k, v [N, L, heads * d]: torch's SDPA for None, "sdpa" and "cudnn" (tried first), else ComfyUI's by name."""
     if name not in (None, "sdpa", "cudnn"):
-        return core_attention.get_attention_function(name)
+        return core_attention.REGISTERED_ATTENTION_FUNCTIONS[name]
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     order = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -182,7 +183,7 @@ def set_attention(patcher: Any, name: str) -> None:
             return func(q, k, v, heads, mask=mask, **kwargs)
         return chosen(q, k, v, heads)
 
-    override.owner = KEY
+    setattr(override, OWNER, KEY)
     patcher.model_options["transformer_options"]["optimized_attention_override"] = override
 
 

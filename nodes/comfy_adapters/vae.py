@@ -1,14 +1,18 @@
 """What the pack reads from and does to a VAE; a copy shares weights with the original and nothing else."""
 
+import contextlib
 import copy
+from collections.abc import Callable
 from typing import Any
 
+import comfy.model_management
+import comfy.utils
 import torch
 from comfy.ldm.models.autoencoder import AutoencoderKL
 
 from .model_patcher import dtype_name
 
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def describe_vae(vae: Any) -> dict[str, Any]:
@@ -35,8 +39,91 @@ def load_device(vae: Any) -> torch.device:
     return vae.device
 
 
+def output_device(vae: Any) -> torch.device:
+    """Return the device that ComfyUI keeps pictures on."""
+    return vae.output_device
+
+
+def loaded_dtype(vae: Any) -> torch.dtype:
+    """Return the dtype of the VAE's weights."""
+    return vae.vae_dtype
+
+
+def autoencoder(vae: Any) -> Any:
+    """Return the AutoencoderKL module."""
+    return vae.first_stage_model
+
+
 def shallow_copy(vae: Any) -> Any:
     """Return a VAE with a ModelPatcher clone of its own over the same weights."""
     copied = copy.copy(vae)
     copied.patcher = vae.patcher.clone()
     return copied
+
+
+def set_decode(vae: Any, decode: Callable[..., torch.Tensor]) -> None:
+    """Answer `vae.decode` of this copy with `decode`."""
+    vae.decode = decode
+
+
+def core_decode(vae: Any, samples: torch.Tensor, vae_options: dict[str, Any]) -> torch.Tensor:
+    """Decode as ComfyUI does."""
+    return vae.decode(samples, vae_options=vae_options)
+
+
+def make_room(vae: Any, needed_bytes: int) -> int:
+    """Load the VAE, evicting other models only as far as `needed_bytes` ask for, and return the free bytes."""
+    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed_bytes, force_full_load=vae.disable_offload)
+    return int(vae.patcher.get_free_memory(vae.device))
+
+
+def on_device(vae: Any) -> contextlib.AbstractContextManager[Any]:
+    """Return the context in which ComfyUI runs this VAE's kernels."""
+    return comfy.model_management.cuda_device_context(vae.device)
+
+
+def stock_decoder(vae: Any, vae_options: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return ComfyUI's decoder as a function from latents to [N, H, W, 3]."""
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        return vae.first_stage_model.decode(latents, **vae_options).movedim(1, -1)
+
+    return decode
+
+
+def to_output(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
+    """Return decoded pictures in ComfyUI's picture dtype and range."""
+    return vae.process_output(pictures.to(dtype=vae.vae_output_dtype(), copy=True))
+
+
+def decode_tiled(
+    vae: Any, samples: torch.Tensor, decode: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype, tile: int, overlap: int
+) -> torch.Tensor:
+    """Decode in square tiles of `tile` latents, one pass, seams blended over `overlap` latents."""
+
+    def decode_tile(latents: torch.Tensor) -> torch.Tensor:
+        check_cancelled()
+        return decode(latents.to(device=vae.device, dtype=dtype)).movedim(-1, 1).to(vae.vae_output_dtype())
+
+    steps = samples.shape[0] * comfy.utils.get_tiled_scale_steps(samples.shape[3], samples.shape[2], tile, tile, overlap)
+    pictures = comfy.utils.tiled_scale(
+        samples,
+        decode_tile,
+        tile,
+        tile,
+        overlap,
+        upscale_amount=8,
+        output_device=vae.output_device,
+        pbar=comfy.utils.ProgressBar(steps),
+    )
+    return vae.process_output(pictures.movedim(1, -1))
+
+
+def check_cancelled() -> None:
+    """Raise ComfyUI's InterruptProcessingException when the person has pressed cancel."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def empty_cache() -> None:
+    """Give cached memory back to the device."""
+    comfy.model_management.soft_empty_cache()

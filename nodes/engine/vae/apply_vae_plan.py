@@ -6,7 +6,8 @@ from typing import Any
 from ...comfy_adapters import vae as vae_adapter
 from ..facts import read_machine_facts
 from ..report import report_text
-from .plan import VaeFacts, VaePlan, VaeSettings, plan_vae
+from .plan import VaeFacts, VaeSettings, plan_vae
+from .run_decode import SpriteDecoder
 
 log = logging.getLogger("fast_sprites")
 
@@ -18,11 +19,7 @@ def optimize_vae(vae: Any, settings: VaeSettings) -> tuple[Any, str]:
     report = report_text(machine.label, plan.decisions)
     if not any(decision.applied for decision in plan.decisions):
         return vae, report
-    copied = apply_vae_plan(vae, plan)
+    copied = vae_adapter.shallow_copy(vae)
+    vae_adapter.set_decode(copied, SpriteDecoder(vae, plan))
     log.info("OptimizeVAE: %s", report.replace("\n", "; "))
     return copied, report
-
-
-def apply_vae_plan(vae: Any, plan: VaePlan) -> Any:
-    """Return a copy of `vae` that decodes as `plan` says."""
-    return vae_adapter.shallow_copy(vae)

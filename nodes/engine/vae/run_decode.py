@@ -1,0 +1,121 @@
+"""Decodes a batch of latents picture by picture, copying one to the host while the next is computed."""
+
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...comfy_adapters import vae as vae_adapter
+from ...comfy_adapters.weights import HeldWeights, NotResidentError
+from ..errors import OutOfMemoryError
+from ..kernels.kernel_set import kernel_set
+from .decoder import DecoderForward
+from .plan import MIN_TILE, VaePlan, decode_bytes, pictures_per_pass, tile_size
+
+log = logging.getLogger("fast_sprites")
+
+TILE_OVERLAP = 8
+
+
+class SpriteDecoder:
+    """Stands in for VAE.decode on a copy of a VAE; keeps nothing between calls."""
+
+    def __init__(self, vae: Any, plan: VaePlan):
+        self._vae = vae
+        self._plan = plan
+        self._dtype = vae_adapter.DTYPES[plan.precision]
+
+    def __call__(self, samples_in: Tensor, vae_options: dict[str, Any] | None = None) -> Tensor:
+        """Return pictures [N, H, W, 3] in 0..1 on ComfyUI's output device, as VAE.decode does."""
+        samples = samples_in[:, :, 0] if samples_in.ndim == 5 else samples_in
+        height, width = samples.shape[2:]
+        picture_bytes = decode_bytes(64 * height * width, self._dtype.itemsize, self._plan.decoder_channels)
+        free_bytes = vae_adapter.make_room(self._vae, picture_bytes)
+        count = pictures_per_pass(self._plan.pictures_per_pass, 64 * height * width, picture_bytes, free_bytes)
+        tile = 0 if count else tile_size(height, width, picture_bytes, free_bytes)
+        with vae_adapter.on_device(self._vae):
+            while True:
+                try:
+                    return self._decode(samples, max(1, count), tile, vae_options or {})
+                except torch.OutOfMemoryError as error:
+                    count, tile = self._smaller(count, tile, max(height, width), error)
+                vae_adapter.empty_cache()
+
+    def _smaller(self, count: int, tile: int, side: int, error: torch.OutOfMemoryError) -> tuple[int, int]:
+        if count > 1:
+            log.info("VAE decode: %d pictures at once did not fit, going on with %d", count, count // 2)
+            return count // 2, 0
+        if tile == MIN_TILE:
+            raise OutOfMemoryError(
+                f"Decoding does not fit into memory even in tiles of {8 * MIN_TILE} pixels: {error}"
+            ) from error
+        smaller = max(MIN_TILE, (tile or side) // 2 // 8 * 8)
+        log.info("VAE decode: one picture did not fit, going on in tiles of %d pixels", 8 * smaller)
+        return 0, smaller
+
+    def _decode(self, samples: Tensor, count: int, tile: int, vae_options: dict[str, Any]) -> Tensor:
+        held = None
+        try:
+            decode: Callable[[Tensor], Tensor]
+            if self._plan.decoder == "stock":
+                decode = vae_adapter.stock_decoder(self._vae, vae_options)
+            else:
+                model = vae_adapter.autoencoder(self._vae)
+                held = HeldWeights(
+                    DecoderForward.weighted_modules(model), samples_device(self._vae), vae_adapter.loaded_dtype(self._vae)
+                )
+                decode = DecoderForward(model, kernel_set(self._plan.decoder), held.weights, self._dtype)
+            if tile:
+                return vae_adapter.decode_tiled(self._vae, samples, decode, self._dtype, tile, TILE_OVERLAP)
+            return _to_host(self._pictures(samples, decode, count), samples.shape[0], self._vae)
+        except NotResidentError as reason:
+            log.info("VAE decode: ComfyUI's decoder ran, %s", reason)
+            return vae_adapter.core_decode(self._vae, samples, vae_options)
+        finally:
+            if held is not None:
+                held.release()
+
+    def _pictures(self, samples: Tensor, decode: Callable[[Tensor], Tensor], count: int) -> Iterator[Tensor]:
+        for start in range(0, samples.shape[0], count):
+            vae_adapter.check_cancelled()
+            latents = samples[start : start + count].to(device=samples_device(self._vae), dtype=self._dtype)
+            yield vae_adapter.to_output(self._vae, decode(latents))
+
+
+def samples_device(vae: Any) -> torch.device:
+    """Return the device that `vae` computes on."""
+    return vae_adapter.load_device(vae)
+
+
+def _to_host(passes: Iterator[Tensor], total: int, vae: Any) -> Tensor:
+    """Collect pictures on the output device; on CUDA each pass is copied through pinned memory while the next one runs."""
+    out: Tensor | None = None
+    staged: list[tuple[Tensor, Any, int]] = []
+    done = 0
+    for pictures in passes:
+        if out is None:
+            out = torch.empty((total, *pictures.shape[1:]), dtype=pictures.dtype, device=vae_adapter.output_device(vae))
+        if pictures.device == out.device:
+            out[done : done + pictures.shape[0]] = pictures
+        elif pictures.device.type != "cuda":
+            out[done : done + pictures.shape[0]].copy_(pictures)
+        else:
+            pinned = torch.empty(pictures.shape, dtype=pictures.dtype, pin_memory=True)
+            pinned.copy_(pictures, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record()
+            staged.append((pinned, copied, done))
+            if len(staged) > 1:
+                _unstage(out, *staged.pop(0))
+        done += pictures.shape[0]
+    assert out is not None
+    for entry in staged:
+        _unstage(out, *entry)
+    return out
+
+
+def _unstage(out: Tensor, pinned: Tensor, copied: Any, at: int) -> None:
+    copied.synchronize()
+    out[at : at + pinned.shape[0]] = pinned

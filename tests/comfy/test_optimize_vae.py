@@ -1,0 +1,108 @@
+"""OptimizeVAE against the stock VAE: the same pictures, whatever the batch and the memory."""
+
+from typing import Any
+
+import pytest
+import torch
+
+# fp32 on the CPU; pictures are in 0..1.
+TOLERANCE = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def inference_mode():
+    with torch.inference_mode():  # as ComfyUI runs its nodes
+        yield
+
+
+def optimize(pack_nodes: dict[str, Any], vae: Any, **choices: Any) -> tuple[Any, str]:
+    """Run the OptimizeVAE node as ComfyUI calls it."""
+    node = pack_nodes["OptimizeVAE"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    return node.execute(vae, **{"precision": "auto", "channels_last": "auto", "pictures_per_pass": 0, **choices}).args
+
+
+def latents(batch: int = 3, height: int = 10, width: int = 8) -> torch.Tensor:
+    return torch.randn(batch, 4, height, width, generator=torch.Generator().manual_seed(3)) * 5
+
+
+@pytest.mark.parametrize("channels_last", ["auto", "on"])
+@pytest.mark.parametrize("pictures_per_pass", [0, 1, 2])
+def test_pictures_equal_stock(pack_nodes, tiny_sdxl, channels_last, pictures_per_pass):
+    optimized, _ = optimize(pack_nodes, tiny_sdxl.vae, channels_last=channels_last, pictures_per_pass=pictures_per_pass)
+    expected = tiny_sdxl.vae.decode(latents())
+    got = optimized.decode(latents())
+    assert got.shape == expected.shape
+    assert got.dtype == expected.dtype
+    assert (got - expected).abs().max() < TOLERANCE
+
+
+def test_other_precision_reads_a_copy_of_the_weights(pack_nodes, tiny_sdxl):
+    before = {name: value.clone() for name, value in tiny_sdxl.vae.first_stage_model.state_dict().items()}
+    optimized, report = optimize(pack_nodes, tiny_sdxl.vae, precision="bf16")
+    assert "applied: precision: bf16" in report
+    assert (optimized.decode(latents()) - tiny_sdxl.vae.decode(latents())).abs().mean() < 0.05
+    assert all(torch.equal(before[name], value) for name, value in tiny_sdxl.vae.first_stage_model.state_dict().items())
+
+
+def test_original_vae_keeps_its_own_decode(pack_nodes, tiny_sdxl):
+    expected = tiny_sdxl.vae.decode(latents())
+    optimized, _ = optimize(pack_nodes, tiny_sdxl.vae, channels_last="on")
+    optimized.decode(latents())
+    assert "decode" not in vars(tiny_sdxl.vae)
+    assert torch.equal(tiny_sdxl.vae.decode(latents()), expected)
+
+
+def test_encoding_still_works_on_the_copy(pack_nodes, tiny_sdxl):
+    optimized, _ = optimize(pack_nodes, tiny_sdxl.vae, channels_last="on")
+    pixels = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    expected = tiny_sdxl.vae.encode(pixels)
+    torch.manual_seed(0)
+    assert torch.equal(optimized.encode(pixels), expected)
+
+
+@pytest.mark.parametrize("fail_first", [1, 2])
+def test_out_of_memory_shrinks_the_pass_then_tiles(pack_nodes, tiny_sdxl, monkeypatch, fail_first):
+    optimized, _ = optimize(pack_nodes, tiny_sdxl.vae, pictures_per_pass=2)
+    decode = tiny_sdxl.vae.first_stage_model.decode
+    tall = latents(batch=2, height=48, width=8)
+    expected = tiny_sdxl.vae.decode(tall)
+    batches: list[tuple[int, ...]] = []
+
+    def failing(z, **kwargs):
+        batches.append(tuple(z.shape))
+        if len(batches) <= fail_first:
+            raise torch.OutOfMemoryError("injected")
+        return decode(z, **kwargs)
+
+    monkeypatch.setattr(tiny_sdxl.vae.first_stage_model, "decode", failing)
+    got = optimized.decode(tall)
+    assert batches[0][0] == 2
+    assert all(batch[0] == 1 for batch in batches[1:])
+    if fail_first == 1:
+        assert len(batches) == 3
+        assert (got - expected).abs().max() < TOLERANCE
+    else:  # tiled: seams are blended, so only the look is the same
+        assert batches[-1][2] <= 32
+        assert got.shape == expected.shape
+
+
+def test_endless_out_of_memory_ends_in_one_sentence(pack_nodes, tiny_sdxl, monkeypatch):
+    optimized, _ = optimize(pack_nodes, tiny_sdxl.vae)
+
+    def failing(z, **kwargs):
+        raise torch.OutOfMemoryError("injected")
+
+    monkeypatch.setattr(tiny_sdxl.vae.first_stage_model, "decode", failing)
+    with pytest.raises(Exception, match="does not fit into memory even in tiles of 256 pixels"):
+        optimized.decode(latents())
+
+
+def test_other_vae_is_passed_through_with_the_reason(pack_nodes, tiny_sdxl):
+    import copy
+
+    other = copy.copy(tiny_sdxl.vae)
+    other.latent_channels = 16
+    optimized, report = optimize(pack_nodes, other)
+    assert optimized is other
+    assert "not an SDXL VAE (it has 16 latent channels" in report
