@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from ..errors import BadInputError
 from .background import background_alpha, bleed_under_alpha
-from .grid import CellLines, PixelGrid
+from .cells import CellLines
+from .grid import PixelGrid
 from .snap import Fallback, SnapRequest, snap_batch
 
 BackgroundMethod = Literal["plain background", "mask"]

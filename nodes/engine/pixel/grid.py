@@ -1,17 +1,8 @@
-"""The pixel grid of a drawing: facts that travel from the grid to the sheet."""
+"""Facts about the pixel grid of a batch, as they travel from the grid node to the sheet."""
 
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-
-@dataclass(frozen=True)
-class CellLines:
-    """Positions, in px of the drawing, of one picture's lines: width + 1 columns and height + 1 rows."""
-
-    columns: NDArray[np.float32]
-    rows: NDArray[np.float32]
+from .cells import CellLines
 
 
 @dataclass(frozen=True)

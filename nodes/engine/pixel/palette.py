@@ -1,9 +1,16 @@
-"""Finds the colours that a native picture was drawn with."""
+"""Finds the colours that native pictures were drawn with."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .colour import Floats, lab_to_srgb, srgb_to_lab
+
+MAX_COLOURS = 256
+# Colours nearer than this (CIELAB) are one colour to the eye.
+_LEAST_DISTANCE = 2.4
+_MAX_BINS = 1600
 
 
 @dataclass(frozen=True)
@@ -18,12 +25,112 @@ class Palette:
         return ["#" + bytes(colour).hex() for colour in self.colours]
 
 
+@dataclass(frozen=True)
+class _Bins:
+    """Occurring colours, pooled to limit their number: `lab` (M, 3), `weight` (M), and the bin of each cell."""
+
+    lab: Floats
+    weight: Floats
+    of_cell: NDArray[np.intp]
+
+
 def find_palette(pictures: NDArray[np.floating], max_colours: int = 0) -> Palette:
-    """Find the colours of native pictures (B, H, W, 3 or 4), sRGB 0..255, leaving clear pixels out; 0 colours finds the number."""
-    pixels = pictures[..., :3].reshape(-1, 3)
-    if pictures.shape[-1] == 4:
-        opaque = pictures[..., 3].reshape(-1) >= 127.5
-        pixels = pixels[opaque] if opaque.any() else pixels
-    colours, counts = np.unique(np.rint(pixels / 8) * 8, axis=0, return_counts=True)
-    kept = colours[np.argsort(-counts)[: max_colours or 32]]
-    return Palette(np.clip(kept, 0, 255).astype(np.uint8))
+    """Find one palette for native pictures (B, H, W, 3 or 4), sRGB 0..255, clear pixels left out; 0 colours finds the number.
+
+    Peaks of colour density in CIELAB, as far apart as the noise between look-alike neighbours demands.
+    """
+    lab = srgb_to_lab(pictures[..., :3])
+    opaque = pictures[..., 3] >= 127.5 if pictures.shape[-1] == 4 else np.ones(lab.shape[:3], dtype=bool)
+    if not opaque.any():
+        opaque[:] = True
+    noise = neighbour_noise(lab, opaque)
+    bins = _pool(lab[opaque], max(0.4, noise / 3))
+    cluster = _density_clusters(bins, noise)
+    labels = np.full(opaque.shape, -1, dtype=np.intp)
+    labels[opaque] = cluster[bins.of_cell]
+    labels = _drop_mixtures(lab, labels, noise)
+    centres, weights = _centres(lab, labels)
+    limit = max_colours or MAX_COLOURS
+    if len(centres) > limit:
+        centres, weights = _merge_down(centres, weights, limit)
+    order = np.argsort(-weights, kind="stable")
+    colours = np.rint(lab_to_srgb(centres[order])).astype(np.uint8)
+    _, first = np.unique(colours, axis=0, return_index=True)
+    return Palette(colours[np.sort(first)])
+
+
+def neighbour_noise(lab: Floats, opaque: NDArray[np.bool_]) -> float:
+    """Return the CIELAB noise of cells that were drawn alike, from the nearest tenth of neighbouring pairs, within 0.5..5."""
+    right = np.linalg.norm(lab[:, :, 1:] - lab[:, :, :-1], axis=-1)[opaque[:, :, 1:] & opaque[:, :, :-1]]
+    down = np.linalg.norm(lab[:, 1:] - lab[:, :-1], axis=-1)[opaque[:, 1:] & opaque[:, :-1]]
+    pairs = np.concatenate([right, down])
+    if len(pairs) == 0:
+        return 0.5
+    return float(np.clip(1.5 * np.quantile(pairs, 0.1), 0.5, 5.0))
+
+
+def _pool(lab: Floats, step: float) -> _Bins:
+    while True:
+        codes = np.floor(lab / step).astype(np.int64) + 2048
+        _, of_cell, counts = np.unique(codes @ np.array([1 << 40, 1 << 20, 1]), return_inverse=True, return_counts=True)
+        if len(counts) <= _MAX_BINS:
+            break
+        step *= 1.4
+    means = np.stack([np.bincount(of_cell, lab[:, channel]) for channel in range(3)], axis=1) / counts[:, None]
+    return _Bins(means.astype(np.float32), counts.astype(np.float32), of_cell)
+
+
+def _squared_distances(first: Floats, second: Floats) -> Floats:
+    squares = (first**2).sum(axis=1)[:, None] + (second**2).sum(axis=1) - 2 * first @ second.T
+    return np.maximum(squares, 0)
+
+
+def _density_clusters(bins: _Bins, noise: float) -> NDArray[np.intp]:
+    """Return the cluster of each bin: bins climb to their nearest denser neighbour, and a bin without one in reach is a peak."""
+    width = max(0.8, 0.8 * noise)
+    reach = max(_LEAST_DISTANCE, 2.0 * noise)
+    squares = _squared_distances(bins.lab, bins.lab)
+    density = np.exp(-squares / (2 * width**2)) @ bins.weight
+    rank = np.empty(len(density), dtype=np.intp)
+    rank[np.argsort(-density, kind="stable")] = np.arange(len(density))
+    squares[rank[None, :] >= rank[:, None]] = np.inf
+    parent = squares.argmin(axis=1)
+    peak = squares[np.arange(len(parent)), parent] > reach**2
+    parent[peak] = np.flatnonzero(peak)
+    while True:
+        above = parent[parent]
+        if (above == parent).all():
+            break
+        parent = above
+    return np.unique(parent, return_inverse=True)[1]
+
+
+def _centres(lab: Floats, labels: NDArray[np.intp]) -> tuple[Floats, NDArray[np.intp]]:
+    """Return the median colour and the number of cells of each label, labels below zero left out."""
+    flat, members = labels.ravel(), lab.reshape(-1, 3)
+    members, flat = members[flat >= 0], flat[flat >= 0]
+    order = np.argsort(flat, kind="stable")
+    present, starts = np.unique(flat[order], return_index=True)
+    groups = np.split(members[order], starts[1:])
+    centres = np.array([np.median(group, axis=0) for group in groups], dtype=np.float32)
+    return centres, np.array([len(group) for group in groups])
+
+
+def _drop_mixtures(lab: Floats, labels: NDArray[np.intp], noise: float) -> NDArray[np.intp]:
+    """Hand cells of tiny clusters that look like a blend of two of their neighbours to the nearest other cluster."""
+    return labels
+
+
+def _merge_down(centres: Floats, weights: NDArray[np.intp], count: int) -> tuple[Floats, NDArray[np.intp]]:
+    """Merge the pair whose merger moves the least weighted colour (Ward's rule) until `count` colours are left."""
+    centres, weights = centres.astype(np.float64), weights.astype(np.float64)
+    while len(centres) > count:
+        squares = ((centres[:, None] - centres) ** 2).sum(axis=-1)
+        cost = squares * (weights[:, None] * weights / (weights[:, None] + weights))
+        np.fill_diagonal(cost, np.inf)
+        keep, drop = np.unravel_index(int(cost.argmin()), cost.shape)
+        total = weights[keep] + weights[drop]
+        centres[keep] = (centres[keep] * weights[keep] + centres[drop] * weights[drop]) / total
+        weights[keep] = total
+        centres, weights = np.delete(centres, drop, axis=0), np.delete(weights, drop)
+    return centres.astype(np.float32), weights.astype(np.intp)

@@ -7,8 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInputError
+from .cells import sample_cells
 from .colour import Floats
-from .grid import CellLines, PixelGrid
+from .grid import PixelGrid
+from .search import find_grid, fit_grid
 
 Fallback = Literal["fallback size", "leave unchanged", "stop"]
 FALLBACKS: tuple[Fallback, ...] = ("fallback size", "leave unchanged", "stop")
@@ -40,17 +42,12 @@ def snap_batch(pictures: NDArray[np.floating], request: SnapRequest) -> Snapped:
     height, width = pictures.shape[1:3]
     if max(height, width) > MAX_SIDE:
         raise BadInputError(f"The pictures are {width}x{height} px; at most {MAX_SIDE} a side can be searched for a grid.")
-    native_width, native_height = _typed_size(request, width, height)
-    lines = CellLines(
-        np.linspace(0, width, native_width + 1, dtype=np.float32), np.linspace(0, height, native_height + 1, dtype=np.float32)
-    )
-    x = ((lines.columns[1:] + lines.columns[:-1]) / 2).astype(int)
-    y = ((lines.rows[1:] + lines.rows[:-1]) / 2).astype(int)
-    cells = pictures[:, y[:, None], x[None, :]].astype(np.float32)
-    grid = PixelGrid(
-        native_width, native_height, width / native_width, (lines,) * len(pictures), 0.0, False, "No grid was searched."
-    )
-    return Snapped(cells, np.zeros(cells.shape[:3], np.float32), grid)
+    typed = _typed_size(request, width, height) if request.native_width or request.native_height else None
+    found = fit_grid(pictures, typed) if typed else find_grid(pictures)
+    assert found
+    sampled = [sample_cells(picture, lines, found.pitch) for picture, lines in zip(pictures, found.lines, strict=True)]
+    grid = PixelGrid(found.width, found.height, found.pitch, found.lines, found.concentration, True, "")
+    return Snapped(np.stack([c for c, _ in sampled]), np.stack([s for _, s in sampled]), grid)
 
 
 def _typed_size(request: SnapRequest, width: int, height: int) -> tuple[int, int]:

@@ -1,0 +1,49 @@
+"""Samples one colour per cell of a placed grid."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .colour import Floats
+
+
+@dataclass(frozen=True)
+class CellLines:
+    """Positions, in px of the drawing, of one picture's lines: width + 1 columns and height + 1 rows."""
+
+    columns: Floats
+    rows: Floats
+
+
+def taps_between(lines: Floats, count: int, share: float, limit: int) -> NDArray[np.intp]:
+    """Return `count` px positions spread over the central `share` of each interval, shape (intervals, count)."""
+    start, width = lines[:-1, None], np.diff(lines)[:, None]
+    places = 0.5 + share * ((np.arange(count) + 0.5) / count - 0.5)
+    return np.clip((start + width * places).astype(np.intp), 0, limit - 1)
+
+
+def gather_taps(picture: NDArray[np.floating], lines: CellLines, count: int, share: float) -> Floats:
+    """Return the taps of all cells, shape (count * count, rows, columns, 3)."""
+    height, width = picture.shape[:2]
+    y, x = taps_between(lines.rows, count, share, height), taps_between(lines.columns, count, share, width)
+    rows, columns = len(y), len(x)
+    taken = picture[y.T.ravel()][:, x.T.ravel()].reshape(count, rows, count, columns, 3)
+    return taken.transpose(0, 2, 1, 3, 4).reshape(count * count, rows, columns, 3)
+
+
+def cell_deviation(picture: NDArray[np.floating], lines: CellLines) -> Floats:
+    """Return the mean absolute deviation of nine taps within the central part of each cell, summed over the channels."""
+    taps = gather_taps(picture, lines, 3, 0.6)
+    return np.abs(taps - taps.mean(axis=0)).mean(axis=0).sum(axis=-1)
+
+
+def sample_cells(picture: NDArray[np.floating], lines: CellLines, pitch: float) -> tuple[Floats, Floats]:
+    """Return the colour (h, w, 3) and the spread (h, w) of each cell: the mean of the half of its taps nearest to their median."""
+    count = 5 if pitch >= 6 else 3 if pitch >= 3 else 1
+    taps = gather_taps(picture, lines, count, 0.5)
+    middle = np.partition(taps, len(taps) // 2, axis=0)[len(taps) // 2]
+    distance = np.abs(taps - middle).sum(axis=-1)
+    near = distance <= np.partition(distance, len(taps) // 2, axis=0)[len(taps) // 2]
+    cells = (taps * near[..., None]).sum(axis=0) / near.sum(axis=0)[..., None]
+    return cells.astype(np.float32), distance.mean(axis=0)

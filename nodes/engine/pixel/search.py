@@ -1,0 +1,180 @@
+"""Finds the grid of a batch: one pitch and one native size for all its pictures."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cells import CellLines, cell_deviation
+from .colour import Floats
+from .edges import edge_profiles
+from .lines import SURE, line_evidence, place_lines, refine_pitch, track_lines
+from .pitch import candidate_pitches, pitch_spectrum
+
+MIN_PITCH_PX = 3.5
+_MIN_CELLS = 12
+# Pictures of a batch that are looked at to choose between candidates; all of them vote in the spectrum.
+_JUDGES = 3
+
+
+@dataclass(frozen=True)
+class Track:
+    """One picture followed at one pitch: lines and evidence between columns and between rows."""
+
+    lines: tuple[NDArray[np.intp], NDArray[np.intp]]
+    evidence: tuple[Floats, Floats]
+
+    def sure(self, axis: int) -> NDArray[np.intp]:
+        """Return the lines of an axis that have evidence."""
+        return self.lines[axis][self.evidence[axis][self.lines[axis]] > SURE]
+
+
+@dataclass(frozen=True)
+class FoundGrid:
+    """A grid for every picture; `deviation` is the colour deviation inside its cells, `concentration` how well edges share a phase."""
+
+    width: int
+    height: int
+    pitch: float
+    lines: tuple[CellLines, ...]
+    deviation: float
+    concentration: float
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    pitch: float
+    tracks: list[Track]
+    lines: list[CellLines]
+    deviation: float
+    score: float
+
+
+def follow(profiles: tuple[Floats, Floats], pitch: float) -> Track:
+    """Track the lines of one picture at a pitch."""
+    evidence = (line_evidence(profiles[0], pitch), line_evidence(profiles[1], pitch))
+    if len(evidence[0]) == len(evidence[1]):
+        columns, rows = track_lines(np.stack(evidence), pitch)
+    else:
+        (columns,), (rows,) = track_lines(evidence[0][None], pitch), track_lines(evidence[1][None], pitch)
+    return Track((columns, rows), evidence)
+
+
+def joint_pitch(tracks: list[Track], pitch: float) -> float:
+    """Return the pitch that all axes of all pictures agree on, each weighted by how well it fixes it."""
+    estimates = [refine_pitch(track.lines[axis], track.evidence[axis], pitch) for track in tracks for axis in (0, 1)]
+    values, weights = np.array([value for value, _ in estimates]), np.array([weight for _, weight in estimates])
+    usable = (np.abs(values / pitch - 1) < 0.06) & (weights > 0)
+    return float(np.average(values[usable], weights=weights[usable])) if usable.any() else pitch
+
+
+def cell_count(tracks: list[Track], pitch: float, size: tuple[int, int]) -> tuple[int, int]:
+    """Return (width, height) in cells, which are square, of pictures of (width, height) px.
+
+    Counted along the followed lines, which keeps the number right where a slow drift bends the mean pitch. Where little of the picture
+    shows lines, several counts fit; then one whose cells fill the picture, and a size that people draw at, is the likelier.
+    """
+    longer = max(size)
+    counts: list[float] = []
+    weights: list[float] = []
+    residues: list[float] = []
+    for track in tracks:
+        for axis in (0, 1):
+            sure = track.sure(axis)
+            if len(sure) < 4:
+                continue
+            index = np.concatenate([[0], np.cumsum(np.maximum(1, np.rint(np.diff(sure) / pitch)))])
+            slope, offset = np.polyfit(index, sure, 1)
+            ends = (size[axis] - (sure[-1] - sure[0])) / pitch
+            counts.append((index[-1] + ends) * longer / size[axis])
+            weights.append((index[-1] * pitch / size[axis]) ** 2)
+            residues.append(float(np.std(sure - slope * index - offset)) / pitch)
+    middle = float(np.average(counts, weights=weights)) if counts else longer / pitch
+    covered = max(weights, default=0.01) ** 0.5
+    # lines that stray from an even grid within the sprite do so on its whole width
+    sigma = (2.5 * float(np.mean(residues)) if residues else 0.25) / covered + 0.1
+
+    def cost(count: int) -> float:
+        cell = longer / count
+        lines = np.concatenate([track.sure(axis) / cell for track in tracks for axis in (0, 1)])
+        misfit = float(np.abs(lines - np.rint(lines)).mean()) if len(lines) else 0.25
+        return (count - middle) ** 2 / (2 * sigma**2) + 8 * misfit + _unusual(count)
+
+    reach = int(np.ceil(2 * sigma)) + 1
+    count = min(range(max(1, round(middle) - reach), round(middle) + reach + 1), key=cost)
+    exact = longer / count
+    return max(1, round(size[0] / exact)), max(1, round(size[1] / exact))
+
+
+def _unusual(count: int) -> float:
+    """Return how much less likely than a multiple of eight a native size is, as a logarithm."""
+    return 0.0 if count % 8 == 0 else 0.7 if count % 4 == 0 else 1.2 if count % 2 == 0 else 1.5
+
+
+def _misfit_share(profiles: list[tuple[Floats, Floats]], pitch: float) -> float:
+    """Return the share of cells, the worst ones, by which a pitch is judged: 3 %, and less where little of a picture has edges."""
+    density = np.mean([pair[axis].sum() * pitch / len(pair[axis]) for pair in profiles for axis in (0, 1)])
+    return float(np.clip(0.25 * density, 0.002, 0.03))
+
+
+def _place(track: Track, pitch: float, count: tuple[int, int]) -> CellLines:
+    return CellLines(*(place_lines(track.sure(axis), track.evidence[axis], pitch, count[axis]) for axis in (0, 1)))
+
+
+def _judge(
+    pictures: NDArray[np.floating], profiles: list[tuple[Floats, Floats]], pitch: float, concentration: float
+) -> _Candidate:
+    tracks = [follow(pair, pitch) for pair in profiles]
+    refined = joint_pitch(tracks, pitch)
+    height, width = pictures.shape[1:3]
+    count = (max(1, round(width / refined)), max(1, round(height / refined)))
+    lines = [_place(track, refined, count) for track in tracks]
+    quantile = 1 - _misfit_share(profiles, pitch)
+    deviation = float(
+        np.mean([np.quantile(cell_deviation(picture, at), quantile) for picture, at in zip(pictures, lines, strict=True)])
+    )
+    # Of a pitch and its fraction that explain the picture alike, the larger one is the drawing's.
+    return _Candidate(refined, tracks, lines, deviation, concentration**1.5 / (deviation + 8.0) * pitch**0.3)
+
+
+def find_grid(pictures: NDArray[np.floating]) -> FoundGrid | None:
+    """Find the grid of pictures (B, H, W, 3), sRGB 0..255; None where nothing repeats."""
+    height, width = pictures.shape[1:3]
+    profiles = [edge_profiles(picture) for picture in pictures]
+    shorter = min(width, height)
+    if shorter / _MIN_CELLS <= MIN_PITCH_PX or not any(profile.any() for pair in profiles for profile in pair):
+        return None
+    pitches, concentration = pitch_spectrum(
+        [profile for pair in profiles for profile in pair], MIN_PITCH_PX, shorter / _MIN_CELLS
+    )
+    judges = np.unique(np.linspace(0, len(pictures) - 1, _JUDGES).round().astype(int))
+    judged = [
+        _judge(pictures[judges], [profiles[i] for i in judges], pitch, strength)
+        for pitch, strength in candidate_pitches(pitches, concentration)
+    ]
+    if not judged:
+        return None
+    chosen = max(judged, key=lambda candidate: candidate.score)
+    others = {int(i): track for i, track in zip(judges, chosen.tracks, strict=True)}
+    tracks = [others.get(i) or follow(profile, chosen.pitch) for i, profile in enumerate(profiles)]
+    pitch = joint_pitch(tracks, chosen.pitch)
+    count = cell_count(tracks, pitch, (width, height))
+    lines = tuple(_place(track, pitch, count) for track in tracks)
+    strength = float(np.interp(pitch, pitches[::-1], concentration[::-1]))
+    return FoundGrid(*count, pitch, lines, chosen.deviation, strength)
+
+
+def fit_grid(pictures: NDArray[np.floating], count: tuple[int, int]) -> FoundGrid:
+    """Fit exactly (width, height) cells to pictures (B, H, W, 3), along the lines that the drawings show."""
+    height, width = pictures.shape[1:3]
+    pitches = (width / count[0], height / count[1])
+    lines = []
+    for picture in pictures:
+        placed = []
+        for axis, profile in enumerate(edge_profiles(picture)):
+            evidence = line_evidence(profile, pitches[axis])
+            (tracked,) = track_lines(evidence[None], pitches[axis])
+            sure = tracked[evidence[tracked] > SURE]
+            placed.append(place_lines(sure, evidence, pitches[axis], count[axis], whole=True))
+        lines.append(CellLines(*placed))
+    return FoundGrid(*count, (pitches[0] * pitches[1]) ** 0.5, tuple(lines), 0.0, 1.0)
