@@ -77,7 +77,7 @@ def node_tests(tests: Path, must_run: bool) -> Outcome:
         [node, "--test", "--test-reporter=spec", *map(str, files)], stdout=subprocess.PIPE, encoding="utf-8", check=False
     )
     print(ended.stdout, end="", flush=True)
-    counts = {word: int(number) for word, number in re.findall(r"(?m)^\W*(pass|fail) (\d+)$", ended.stdout)}
+    counts = {word: int(number) for word, number in re.findall(r"(?m)^\S+ (pass|fail) (\d+)$", ended.stdout)}
     if ended.returncode == 0 and counts.get("pass", 0) == 0:
         return skipped(name, "no test ran", must_run)
     return Outcome(name, ended.returncode == 0, f"{counts.get('pass', 0)} passed, {counts.get('fail', 0)} failed")

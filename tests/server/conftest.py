@@ -14,8 +14,6 @@ import torch
 
 from ..conftest import PACK_ROOT, comfyui_path
 
-sys.path.append(str(PACK_ROOT / ".ci"))
-
 from dev_tools.workspace import TINY_CHECKPOINT, link_folder
 from fast_sprites.nodes.benchmark.client import ComfyClient, connect
 from fast_sprites.nodes.benchmark.server import ComfyServer, ServerSetup, known_flags
