@@ -1,0 +1,186 @@
+"""A ComfyUI with the pack and the tiny SDXL, and its page in headless Chromium: load a workflow, run it, read what it shows."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / ".ci"))
+
+from dev_tools.pack import pack_module
+from dev_tools.workspace import PACK_ROOT, TINY_SDXL, link_folder
+from workflow_layouts import CHECKPOINT
+
+WORKFLOW_DIR = PACK_ROOT / "workflows"
+SERVER_FLAGS = ("--cpu", "--disable-api-nodes", "--database-url=sqlite:///:memory:")
+PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
+VIEWPORT: ViewportSize = {"width": 1600, "height": 900}
+CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+# What ComfyUI's own page logs without a network and on a server without user files.
+OFFLINE_NOISE = (
+    "ERR_NAME_NOT_RESOLVED",
+    "Content Security Policy",  # looking up the sizes of missing models
+    "status of 404",
+    "ComfyApp graph accessed before initialization",
+)
+
+
+def comfyui_path() -> Path | None:
+    """The ComfyUI to run: COMFYUI_PATH, else the one that dev.py prepared."""
+    named = os.environ.get("COMFYUI_PATH")
+    path = Path(named) if named else PACK_ROOT / ".workspace" / "comfyui"
+    return path if (path / "main.py").is_file() else None
+
+
+def comfyui_server(comfyui: Path, base: Path) -> Any:
+    """A ComfyServer, not yet started, on a fresh base directory; the tiny SDXL stands in for the workflows' checkpoint."""
+    for name in ("custom_nodes", "models/checkpoints", "input", "output", "user/default"):
+        (base / name).mkdir(parents=True)
+    link_folder(PACK_ROOT, base / "custom_nodes" / "fast-sprites")
+    link_folder(TINY_SDXL / "comfy_extension", base / "custom_nodes" / "fast-sprites-tiny-sdxl")
+    (base / "user/default/comfy.settings.json").write_text(json.dumps(PAGE_SETTINGS), encoding="utf-8")
+    checkpoint = base / "models" / "checkpoints" / CHECKPOINT
+    subprocess.run([sys.executable, TINY_SDXL / "make_checkpoint.py", checkpoint], check=True, stdout=subprocess.DEVNULL)
+    server = pack_module("nodes.benchmark.server")
+    flags = server.known_flags(comfyui, SERVER_FLAGS)
+    return server.ComfyServer(server.ServerSetup(Path(sys.executable), comfyui, base, base / "server.log", flags))
+
+
+def chromium_path() -> str | None:
+    """The browser's executable: CHROMIUM_PATH, else the system's."""
+    return os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """A headless browser, closed at the end."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium_path(), args=CHROMIUM_FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def own_page() -> Iterator["ComfyPage"]:
+    """A page on a server of its own, for the scripts in this folder."""
+    comfyui = comfyui_path()
+    if comfyui is None or chromium_path() is None:
+        sys.exit("Needs ComfyUI (COMFYUI_PATH, or run `python3 dev.py test` once) and Chromium (CHROMIUM_PATH).")
+    with tempfile.TemporaryDirectory() as base, comfyui_server(comfyui, Path(base)) as server, chromium() as browser:
+        yield ComfyPage(browser, server.address)
+
+
+def bundled_workflows() -> list[str]:
+    """The names of the files in `workflows/`."""
+    return sorted(path.stem for path in WORKFLOW_DIR.glob("*.json"))
+
+
+def read_workflow(name: str) -> dict[str, Any]:
+    """A bundled workflow in UI format."""
+    return json.loads((WORKFLOW_DIR / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def read_api_workflow(name: str) -> dict[str, Any]:
+    """A bundled workflow in API format."""
+    return json.loads((WORKFLOW_DIR / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a workflow as the repository keeps it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+class ComfyPage:
+    """One tab on a running ComfyUI."""
+
+    def __init__(self, browser: Browser, address: str) -> None:
+        self.page: Page = browser.new_page(viewport=VIEWPORT)
+        self.console: list[str] = []
+        self.page.on("console", lambda message: self._heard(message.type, message.text, message.location.get("url", "")))
+        self.page.on("pageerror", lambda error: self.console.append(f"exception: {error}"))
+        self.page.goto(address)
+        self.wait_until_ready()
+
+    def _heard(self, kind: str, text: str, url: str) -> None:
+        ours = "/fast-sprites/" in url
+        if kind == "error" and (ours or not any(noise in text for noise in OFFLINE_NOISE)):
+            self.console.append(f"{text} ({url})")
+
+    def wait_until_ready(self) -> None:
+        """Wait for the page's first graph: before it, loading another one is overwritten."""
+        self.page.wait_for_function("window.app?.extensionManager && window.app.vueAppReady && window.app.canvas?.graph")
+        self.page.locator("canvas#graph-canvas").wait_for()
+
+    def evaluate(self, script: str, argument: Any = None) -> Any:
+        """Run a JavaScript function in the page."""
+        return self.page.evaluate(script, argument)
+
+    def use_vue_nodes(self, enabled: bool) -> None:
+        """Choose the renderer: Vue nodes ("Nodes 2.0") or the legacy canvas."""
+        self.evaluate("enabled => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', enabled)", enabled)
+        self.settle()
+
+    def load(self, workflow: dict[str, Any], name: str = "test") -> None:
+        """Open a workflow in UI format and fit it into the window."""
+        self.evaluate("([workflow, name]) => app.loadGraphData(workflow, true, true, name)", [workflow, name])
+        self.settle()
+        self.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
+        self.settle()
+
+    def settle(self) -> None:
+        """Give the page two drawn frames and the time that its fit animation takes."""
+        self.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.page.wait_for_timeout(300)
+
+    def api_prompt(self) -> dict[str, Any]:
+        """The open workflow in API format, by the page's own conversion."""
+        return self.evaluate("async () => (await app.graphToPrompt()).output")
+
+    def serialized(self) -> dict[str, Any]:
+        """The open workflow in UI format, as the page saves it."""
+        return json.loads(self.evaluate("() => JSON.stringify(app.rootGraph.serialize())"))
+
+    def run(self, timeout_s: float = 60) -> None:
+        """Press Run and wait for the end of the prompt; raises if it fails."""
+        outcome = self.evaluate(
+            """timeout => new Promise(done => {
+                const events = {execution_success: "success", execution_error: "error", execution_interrupted: "interrupted"};
+                for (const [event, outcome] of Object.entries(events))
+                    app.api.addEventListener(event, ({detail}) =>
+                        done(outcome === "success" ? "success" : JSON.stringify(detail)), {once: true});
+                setTimeout(() => done("no end in time"), timeout);
+                app.queuePrompt(0).then(queued => queued || done("not queued"));
+            })""",
+            timeout_s * 1000,
+        )
+        assert outcome == "success", outcome
+
+    def reports(self) -> dict[str, str]:
+        """What the visible nodes show in their report, by node title."""
+        return self.evaluate(
+            """() => Object.fromEntries(app.canvas.graph.nodes.flatMap(node => {
+                const widget = node.widgets?.find(widget => widget.name === "report");
+                return widget?.element?.checkVisibility() ? [[node.title, widget.element.shadowRoot.textContent]] : [];
+            }))"""
+        )
+
+    def screenshot(self, path: Path) -> Path:
+        """Save the window as a PNG."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=path)
+        return path
+
+    def close(self) -> None:
+        """Close the tab."""
+        self.page.close()

@@ -1,0 +1,270 @@
+"""The bundled workflows as data: which nodes stand in which group and column, and how they are linked."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+CHECKPOINT = "sd_xl_base_1.0.safetensors"
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node; `inputs` maps an input to (node key, output name), sizes are pixels and grow to what the widgets need."""
+
+    type: str
+    title: str = ""
+    widgets: dict[str, Any] = field(default_factory=dict)
+    inputs: dict[str, tuple[str, str]] = field(default_factory=dict)
+    width: int = 300
+    height: int = 0
+
+
+@dataclass(frozen=True)
+class Column:
+    """Nodes from top to bottom, the first at `top` pixels."""
+
+    top: int
+    nodes: dict[str, Node]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Columns from left to right in one coloured frame; `below` puts it under the node of that key."""
+
+    title: str
+    color: str
+    columns: list[Column]
+    below: str | None = None
+
+
+@dataclass(frozen=True)
+class Bend:
+    """A point that a link passes, in pixels right of and below a node's corner."""
+
+    node: str
+    right: int
+    below: int
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """One file in `workflows/`; `detours` leads links, named by target and input, round what stands in their way."""
+
+    name: str
+    groups: list[Group]
+    detours: dict[tuple[str, str], list[Bend]] = field(default_factory=dict)
+
+    def nodes(self) -> dict[str, Node]:
+        """All nodes by key."""
+        return {key: node for group in self.groups for column in group.columns for key, node in column.nodes.items()}
+
+    def links(self) -> list[dict[str, Any]]:
+        """Every link with the bends on its way."""
+        return [
+            {"target": key, "input": name, "source": source, "output": output, "bends": self.detours.get((key, name), [])}
+            for key, node in self.nodes().items()
+            for name, (source, output) in node.inputs.items()
+        ]
+
+
+# The group colours of ComfyUI's own colour menu.
+BLUE, GREEN, PURPLE, YELLOW, CYAN, RED = "#88A", "#8A8", "#a1309b", "#b58b2a", "#8AA", "#A88"
+
+SPRITE_PROMPT = "game sprite of a knight with a blue cape, full body, centered, facing right, clean outline, flat colors, plain white background"
+SPRITE_NEGATIVE = "blurry, photo, text, watermark, frame, cropped, several characters, busy background, gradient background"
+PIXEL_PROMPT = (
+    "pixel art sprite of a knight with a blue cape, 16-bit game, full body, centered, facing right, sharp square pixels, "
+    "limited palette, hard edges, black outline, plain white background"
+)
+PIXEL_NEGATIVE = (
+    "blurry, smooth, anti-aliasing, soft edges, gradient, depth of field, jpeg artifacts, photo, 3d render, text, "
+    "watermark, cropped, several characters, busy background"
+)
+SEED = 42
+
+SINGLE_NOTE = """**1. Checkpoint** Pick your SDXL file.
+
+**2. What to draw** Keep *plain white background* for sprites.
+
+**3. Run** and read the reports on the nodes: what was applied to the model and the VAE, what was refused and why.
+
+The seed changes after every run. Set *control after generate* to *fixed* to keep a sprite you like."""
+
+BATCH_NOTE = """**1. Checkpoint** Pick your SDXL file.
+
+**2. What to draw** Keep *plain white background* for sprites.
+
+**3. count** in *Draw the batch*: how many sprites. Each has its own seed (seed, seed + 1, ...) and is the picture that this seed draws alone.
+
+*micro_batch* 0 draws as many at once as fit into the memory."""
+
+PIXEL_NOTE = """**1. Checkpoint** Pick your SDXL file; a pixel-art LoRA goes between it and *Optimize Model*.
+
+**2. What to draw** Keep the words about pixels and the plain background.
+
+**3. native_width** in *Pixel Grid Snap*: 0 finds the size of the drawn pixels; 64 asks for 64.
+
+**4. source** in *Pixel Palette*: colours found in the pictures, or a console's.
+
+The sheet and its JSON are saved in *output/sprites*."""
+
+BASELINE_NOTE = """The same picture settings as in *{twin}*, on ComfyUI's own nodes alone: run both to see what the optimised one saves.
+
+**1. Checkpoint** Pick your SDXL file.
+
+**2. What to draw** Keep *plain white background* for sprites."""
+
+
+def load_group(text: str, top: int) -> Group:
+    checkpoint = Node("CheckpointLoaderSimple", "SDXL checkpoint", {"ckpt_name": CHECKPOINT}, width=290)
+    note = Node("MarkdownNote", "Change these first", {"text": text}, width=290, height=400)
+    return Group("Load", BLUE, [Column(top, {"checkpoint": checkpoint, "note": note})])
+
+
+def prompt_group(top: int, positive: str, negative: str, batch_size: int | None = None, below: str | None = None) -> Group:
+    """The two prompts and, with `batch_size`, the empty latent."""
+
+    def prompt(title: str, text: str) -> Node:
+        return Node("CLIPTextEncode", title, {"text": text}, {"clip": ("checkpoint", "CLIP")}, width=340, height=110)
+
+    nodes = {"positive": prompt("What to draw", positive), "negative": prompt("What to avoid", negative)}
+    if batch_size is not None:
+        widgets = {"width": 1024, "height": 1024, "batch_size": batch_size}
+        nodes["size"] = Node("EmptyLatentImage", "Size and number", widgets, width=340)
+    return Group("Prompt", GREEN, [Column(top, nodes)], below)
+
+
+def optimize_model_group() -> Group:
+    node = Node("OptimizeModel", "", {}, {"model": ("checkpoint", "MODEL")}, width=340, height=350)
+    return Group("Optimize the model", PURPLE, [Column(0, {"optimize_model": node})])
+
+
+def optimize_vae_group(top: int) -> Group:
+    node = Node("OptimizeVAE", "", {}, {"vae": ("checkpoint", "VAE")}, width=340, height=260)
+    return Group("Optimize the VAE", PURPLE, [Column(top, {"optimize_vae": node})], "optimize_model")
+
+
+def sample_group(top: int, node: Node) -> Group:
+    return Group("Sample", YELLOW, [Column(top, {"sample": node})])
+
+
+def ksampler(model: tuple[str, str]) -> Node:
+    widgets = {"seed": SEED, "control_after_generate": "randomize", "steps": 20, "cfg": 8.0, "denoise": 1.0}
+    widgets |= {"sampler_name": "euler_ancestral", "scheduler": "karras"}
+    conditioning = {"positive": ("positive", "CONDITIONING"), "negative": ("negative", "CONDITIONING")}
+    return Node("KSampler", "Draw", widgets, {"model": model, **conditioning, "latent_image": ("size", "LATENT")}, width=280)
+
+
+def batch_sampler(steps: int, cfg: float) -> Node:
+    widgets = {"count": 8, "width": 1024, "height": 1024, "seed": SEED, "control_after_generate": "randomize"}
+    widgets |= {"seed_mode": "increment", "steps": steps, "cfg": cfg, "denoise": 1.0}
+    widgets |= {"sampler_name": "euler_ancestral", "scheduler": "karras"}
+    conditioning = {"positive": ("positive", "CONDITIONING"), "negative": ("negative", "CONDITIONING")}
+    return Node(
+        "BatchSpriteSampler",
+        "Draw the batch",
+        widgets,
+        {"model": ("optimize_model", "model"), **conditioning},
+        width=300,
+        height=560,
+    )
+
+
+def measure_group(top: int, value: tuple[str, str]) -> Group:
+    node = Node("MemoryProbe", "", {"label": "after sampling"}, {"value": value}, width=300, height=330)
+    return Group("Measure", CYAN, [Column(top, {"probe": node})])
+
+
+def decode_group(decode_top: int, save_top: int, latent: tuple[str, str], vae: tuple[str, str], prefix: str) -> Group:
+    decode = Node("VAEDecode", "", {}, {"samples": latent, "vae": vae}, width=220)
+    save = Node("SaveImage", "", {"filename_prefix": prefix}, {"images": ("decode", "IMAGE")}, width=440, height=520)
+    return Group("Decode and save", RED, [Column(decode_top, {"decode": decode}), Column(save_top, {"save": save})])
+
+
+def sprite_optimized() -> Workflow:
+    return Workflow(
+        "sprite_optimized",
+        [
+            load_group(SINGLE_NOTE, 560),
+            optimize_model_group(),
+            prompt_group(490, SPRITE_PROMPT, SPRITE_NEGATIVE, batch_size=1, below="optimize_model"),
+            optimize_vae_group(1060),
+            sample_group(570, ksampler(("optimize_model", "model"))),
+            measure_group(570, ("sample", "LATENT")),
+            decode_group(980, 450, ("probe", "value"), ("optimize_vae", "vae"), "sprite"),
+        ],
+    )
+
+
+def batch_optimized() -> Workflow:
+    return Workflow(
+        "batch_optimized",
+        [
+            load_group(BATCH_NOTE, 560),
+            optimize_model_group(),
+            prompt_group(490, SPRITE_PROMPT, SPRITE_NEGATIVE, below="optimize_model"),
+            optimize_vae_group(1060),
+            sample_group(470, batch_sampler(20, 8.0)),
+            measure_group(470, ("sample", "latent")),
+            decode_group(1010, 470, ("probe", "value"), ("optimize_vae", "vae"), "batch"),
+        ],
+    )
+
+
+def pixel_art() -> Workflow:
+    decode = Node("VAEDecode", "", {}, {"samples": ("sample", "latent"), "vae": ("optimize_vae", "vae")}, width=220)
+    drawn = Node("PreviewImage", "As drawn", {}, {"images": ("decode", "IMAGE")}, width=300, height=330)
+    snap = Node("PixelGridSnap", "", {}, {"image": ("decode", "IMAGE")}, width=300, height=330)
+    palette = Node("PixelPalette", "", {}, {"image": ("snap", "native")}, width=300)
+    background = Node("SpriteBackground", "", {}, {"image": ("palette", "image")}, width=300)
+    sheet = Node(
+        "SpriteSheet",
+        "",
+        {"filename_prefix": "sprites/knight"},
+        {"image": ("background", "sprite"), "palette": ("palette", "palette"), "grid": ("snap", "grid")},
+        width=380,
+        height=760,
+    )
+    return Workflow(
+        "pixel_art_workflow",
+        [
+            load_group(PIXEL_NOTE, 560),
+            optimize_model_group(),
+            prompt_group(490, PIXEL_PROMPT, PIXEL_NEGATIVE, below="optimize_model"),
+            optimize_vae_group(1060),
+            sample_group(470, batch_sampler(25, 9.0)),
+            Group("Decode", RED, [Column(1050, {"decode": decode})]),
+            Group(
+                "Make real pixels of them",
+                CYAN,
+                [
+                    Column(840, {"snap": snap, "drawn": drawn}),
+                    Column(380, {"palette": palette}),
+                    Column(70, {"background": background}),
+                ],
+            ),
+            Group("Save for the game", RED, [Column(240, {"sheet": sheet})]),
+        ],
+    )
+
+
+def baseline(name: str, twin: str, batch_size: int) -> Workflow:
+    return Workflow(
+        name,
+        [
+            load_group(BASELINE_NOTE.format(twin=twin), 0),
+            prompt_group(90, SPRITE_PROMPT, SPRITE_NEGATIVE, batch_size),
+            sample_group(0, ksampler(("checkpoint", "MODEL"))),
+            decode_group(480, 0, ("sample", "LATENT"), ("checkpoint", "VAE"), name),
+        ],
+        # The VAE's wire goes round under the prompts.
+        {("decode", "vae"): [Bend("size", -24, 150), Bend("size", 364, 150)]},
+    )
+
+
+WORKFLOWS = [
+    sprite_optimized(),
+    batch_optimized(),
+    pixel_art(),
+    baseline("baseline_single", "sprite_optimized", 1),
+    baseline("baseline_batch", "batch_optimized", 8),
+]

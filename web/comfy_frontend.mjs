@@ -1,0 +1,52 @@
+/**
+ * @file The one place that imports ComfyUI's frontend. ComfyUI serves these two modules for extensions; an import of
+ * any other logs a deprecation warning on the server.
+ */
+// @ts-expect-error served by ComfyUI, not in this repository
+import { api as comfyApi } from "../../scripts/api.js";
+// @ts-expect-error served by ComfyUI, not in this repository
+import { app as comfyApp } from "../../scripts/app.js";
+
+/**
+ * @typedef {object} DomWidget
+ * @property {boolean} serialize false keeps the widget out of the workflow file
+ */
+
+/**
+ * @typedef {object} DomWidgetOptions
+ * @property {boolean} serialize false keeps the widget out of the prompt
+ * @property {boolean} hideOnZoom whether a grey box stands for the element when the canvas is zoomed out
+ * @property {boolean} hideInPanel whether the side panel leaves the widget out
+ * @property {() => number} getMinHeight height in pixels that the node reserves
+ * @property {() => string} getValue
+ */
+
+/**
+ * @typedef {object} ComfyNode
+ * @property {string} title
+ * @property {Graph | undefined} subgraph the graph inside a subgraph node
+ * @property {string} comfyClass the node's id in Python
+ * @property {((output: NodeOutput | null) => void) | undefined} onExecuted
+ * @property {(name: string, type: string, element: HTMLElement, options: DomWidgetOptions) => DomWidget} addDOMWidget
+ */
+
+/**
+ * @typedef {object} Graph
+ * @property {string} id
+ * @property {(id: string) => ComfyNode | null | undefined} getNodeById
+ */
+
+/** @typedef {{text?: string | string[]}} NodeOutput what a node's `ui` sent */
+
+/**
+ * @typedef {object} Extension
+ * @property {string} name unique in the page
+ * @property {(node: ComfyNode) => void} [nodeCreated]
+ * @property {() => void} [afterConfigureGraph]
+ */
+
+/** @type {{rootGraph: Graph, registerExtension: (extension: Extension) => void}} */
+export const app = comfyApp;
+
+/** @type {{fetchApi: (route: string) => Promise<Response>}} */
+export const api = comfyApi;
