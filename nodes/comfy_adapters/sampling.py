@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import comfy.k_diffusion.sampling
 import comfy.model_base
@@ -201,7 +201,7 @@ def available_bytes(model: Any) -> int:
     ComfyUI's own reserve.
     """
     management = comfy.model_management
-    free = management.get_free_memory(model.load_device)
+    free = cast("int", management.get_free_memory(model.load_device))  # a tuple only if asked for one
     resident = 0
     for loaded in management.current_loaded_models:
         if loaded.model is None or loaded.device != model.load_device:

@@ -32,10 +32,10 @@ class Profile:
 def profile(name: str, device: torch.device | None = None, *, reset: bool = True) -> Iterator[Profile]:
     """Read the memory around a block, or around every call when used as a decorator.
 
-    `device` defaults to the current CUDA device, else the CPU. With `reset` torch's peak counts from the start of the block.
+    `device` defaults to the accelerator that torch finds, else the CPU. With `reset` torch's peak counts from the start of the block.
     """
     if device is None:
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     if reset:
         reset_peak(device)
     measured = Profile(name, read_memory(device))

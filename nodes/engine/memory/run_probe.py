@@ -20,7 +20,7 @@ def probe(label: str, reset: bool, snapshot: str, compare_with: str) -> tuple[st
         snapshots.keep(snapshot, reading)
     if reset:
         reset_peak(device)
-        text += "\nThe peak counts from here."
+        text += "\nThe peak counts from here." if reading.torch else ""
     return text, reading.to_json()
 
 

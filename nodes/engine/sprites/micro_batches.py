@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,21 +64,18 @@ def plan_micro_batches(
     if coupled is not None:
         return MicroBatchPlan(1, f"one at a time: {coupled}")
     if asked:
-        return MicroBatchPlan(min(asked, count), "as set")
-    per_sprite = sprite_bytes(facts, 1 if cfg == 1.0 else 2)
-    fitting = max(1, facts.free_bytes // per_sprite)
-    size = min(count, fitting, MAX_AUTO_SIZE)
-    reason = f"{fitting} fit into {facts.free_bytes / GIB:.1f} GiB at {per_sprite / GIB:.2f} GiB each"
+        size, reason = min(asked, count), "as set"
+    else:
+        per_sprite = sprite_bytes(facts, 1 if cfg == 1.0 else 2)
+        fitting = max(1, facts.free_bytes // per_sprite)
+        size = min(count, fitting, MAX_AUTO_SIZE)
+        reason = f"{fitting} fit into {facts.free_bytes / GIB:.1f} GiB at {per_sprite / GIB:.2f} GiB each"
     if remembered is not None and remembered < size:
         size, reason = remembered, f"{remembered} after an earlier run was short of memory"
+    if asked:
+        return MicroBatchPlan(size, reason)
     # Nine sprites are drawn as 5 + 4 rather than 8 + 1: the same number of forwards, a lower peak.
     return MicroBatchPlan(-(-count // -(-count // size)), reason)
-
-
-def slices(start: int, count: int, size: int) -> Iterator[range]:
-    """Yield the indices of the micro-batches from `start` to `count`."""
-    for first in range(start, count, size):
-        yield range(first, min(first + size, count))
 
 
 def halve(size: int, per_sprite: int, free_bytes: int, torch_words: str) -> int:

@@ -92,7 +92,7 @@ def _split_first(line: str) -> list[str]:
 
 def join_parts(prefix: str, line: str, suffix: str) -> str:
     """Join the parts with commas, as SDXL's prompts are written; empty parts leave no comma."""
-    return ", ".join(part for part in (prefix.strip().rstrip(","), line.strip().strip(","), suffix.strip().lstrip(",")) if part)
+    return ", ".join(part for part in (prefix.rstrip(" ,\n").lstrip(), line.strip(" ,"), suffix.lstrip(" ,\n").rstrip()) if part)
 
 
 def shortest_period(texts: list[str]) -> int:

@@ -1,0 +1,43 @@
+import io
+
+import numpy as np
+import pytest
+from fast_sprites.nodes.engine.sprites.png import deflate, encode_png
+from PIL import Image
+
+
+def picture(kind: str, channels: int, shape=(33, 47)) -> np.ndarray:
+    draw = np.random.default_rng(3)
+    if kind == "noise":
+        return draw.integers(0, 256, (*shape, channels), dtype=np.uint8)
+    if kind == "flat":
+        return np.full((*shape, channels), 200, dtype=np.uint8)
+    ramp = np.add.outer(np.arange(shape[0]) * 5, np.arange(shape[1]) * 3) % 256
+    return np.repeat(ramp[..., None], channels, axis=2).astype(np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("kind", ["noise", "flat", "ramp"])
+@pytest.mark.parametrize("shape", [(33, 47), (1, 1), (1, 9), (9, 1)])
+def test_pillow_reads_the_same_pixels(kind, channels, shape):
+    pixels = picture(kind, channels, shape)
+    decoded = Image.open(io.BytesIO(encode_png(pixels, {})))
+    assert decoded.mode == {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    assert np.array_equal(np.asarray(decoded).reshape(pixels.shape), pixels)
+
+
+def test_texts_come_back():
+    decoded = Image.open(io.BytesIO(encode_png(picture("flat", 3), {"prompt": '{"a": 1}', "workflow": "{}"})))
+    assert decoded.text == {"prompt": '{"a": 1}', "workflow": "{}"}
+
+
+def test_rows_are_filtered():
+    """A ramp is nearly free for a filter and expensive without one."""
+    pixels = np.repeat((np.add.outer(np.arange(256), np.arange(256)) % 256).astype(np.uint8)[..., None], 3, axis=2)
+    assert len(encode_png(pixels, {})) < 3000
+
+
+def test_deflate_has_a_name():
+    name, compress = deflate()
+    assert name in {"zlib", "zlib-ng", "isa-l"}
+    assert len(compress(b"a" * 10000)) < 200

@@ -1,0 +1,93 @@
+import copy
+
+import pytest
+from fast_sprites.nodes.engine.sprites.restore import edit_prompt, edit_workflow, single_sprite_edits
+
+
+@pytest.fixture
+def prompt():
+    return {
+        "1": {"class_type": "PrimitiveInt", "inputs": {"value": 40}},
+        "3": {"class_type": "SpritePrompts", "inputs": {"prompts": "sword\n{red|blue} potion", "count": 0, "seed": 1}},
+        "4": {
+            "class_type": "BatchSpriteSampler",
+            "inputs": {"count": ["3", 3], "seed": ["1", 0], "seed_mode": "random", "steps": 20, "positive": ["3", 0]},
+        },
+        "9": {"class_type": "SaveSprites", "inputs": {"images": ["8", 0], "seeds": ["4", 1], "prompts": ["3", 2]}},
+    }
+
+
+@pytest.fixture
+def workflow():
+    return {
+        "nodes": [
+            {"id": 1, "type": "PrimitiveInt", "outputs": [{"links": [5, 6]}], "widgets_values": [40]},
+            {
+                "id": 3,
+                "type": "SpritePrompts",
+                "inputs": [{"name": "clip", "link": 2}],
+                "outputs": [{"links": []}, {}, {}, {"links": [7]}],
+                "widgets_values": ["sword\n{red|blue} potion", "", "", "blurry", 0, "pick", 1, "randomize"],
+            },
+            {
+                "id": 4,
+                "type": "BatchSpriteSampler",
+                "inputs": [
+                    {"name": "count", "link": 7, "widget": {"name": "count"}},
+                    {"name": "seed", "link": 5, "widget": {"name": "seed"}},
+                    {"name": "steps", "link": 6, "widget": {"name": "steps"}},
+                ],
+                "widgets_values": [8, 1024, 1024, 0, "randomize", "random", 20, 8.0, "euler", "karras", 1.0, 0, ""],
+            },
+        ],
+        "links": [[2, 2, 0, 3, 0, "CLIP"], [5, 1, 0, 4, 1, "INT"], [6, 1, 0, 4, 2, "INT"], [7, 3, 3, 4, 0, "INT"]],
+    }
+
+
+def test_edits_follow_the_links_of_the_save_node(prompt):
+    edits = single_sprite_edits(prompt, "9", 77, "red potion")
+    assert [(edit.node_id, edit.values["count"]) for edit in edits] == [("4", 1), ("3", 1)]
+    assert single_sprite_edits(prompt, "9", None, None) == []
+    assert single_sprite_edits(prompt, "8", 77, "red potion") == []
+    prompt["4"]["class_type"] = "AnotherSampler"
+    assert [edit.node_id for edit in single_sprite_edits(prompt, "9", 77, "red potion")] == ["3"]
+
+
+def test_api_graph_draws_that_sprite_alone(prompt):
+    before = copy.deepcopy(prompt)
+    edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 77, "red potion"))
+    assert edited["4"]["inputs"] == {
+        "count": 1, "seed": 77, "seed_mode": "increment", "seed_list": "", "steps": 20, "positive": ["3", 0],
+    }  # fmt: skip
+    assert edited["3"]["inputs"] == {"prompts": "red potion", "count": 1, "seed": 1}
+    assert prompt == before
+
+
+def test_browsers_graph_draws_that_sprite_alone(prompt, workflow):
+    before = copy.deepcopy(workflow)
+    edited = edit_workflow(workflow, single_sprite_edits(prompt, "9", 77, "red potion"))
+    primitive, prompts, sampler = edited["nodes"]
+    assert sampler["widgets_values"] == [1, 1024, 1024, 77, "fixed", "increment", 20, 8.0, "euler", "karras", 1.0, 0, ""]
+    assert prompts["widgets_values"] == ["red potion", "", "", "blurry", 1, "pick", 1, "fixed"]
+    assert [socket["link"] for socket in sampler["inputs"]] == [None, None, 6]
+    assert [link[0] for link in edited["links"]] == [2, 6]
+    assert primitive["outputs"][0]["links"] == [6]
+    assert prompts["outputs"][3]["links"] == []
+    assert workflow == before
+
+
+def test_nodes_inside_subgraphs_are_found(prompt, workflow):
+    inner = {"id": "abc", "nodes": workflow["nodes"], "links": [{"id": 5, "origin_id": 1}, {"id": 6, "origin_id": 1}]}
+    outer = {"nodes": [{"id": 2, "type": "abc"}], "links": [], "definitions": {"subgraphs": [inner]}}
+    renamed = {f"2:{name}": node for name, node in prompt.items()}
+    renamed["2:9"]["inputs"] = {"seeds": ["2:4", 1]}
+    edited = edit_workflow(outer, single_sprite_edits(renamed, "2:9", 77, None))
+    inside = edited["definitions"]["subgraphs"][0]
+    assert inside["nodes"][2]["widgets_values"][3:6] == [77, "fixed", "increment"]
+    assert inside["links"] == [{"id": 6, "origin_id": 1}]
+
+
+def test_unknown_nodes_leave_the_workflow_as_it_is(prompt):
+    foreign = {"nodes": [{"id": 4, "type": "BatchSpriteSampler", "widgets_values": {"seed": 1}}]}
+    assert edit_workflow(foreign, single_sprite_edits(prompt, "9", 77, "x")) == foreign
+    assert edit_workflow({}, single_sprite_edits(prompt, "9", 77, "x")) == {}
