@@ -7,10 +7,14 @@ mean does not cancel the variance away.
 # Triton compiles these bodies; its annotations describe neither launches nor values inside them.
 # pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false, reportReturnType=false
 
+from collections.abc import Callable, Sequence
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+Empty = Callable[[Sequence[int], torch.dtype, torch.device], Tensor]
 
 ROWS_PER_TILE = 32
 # One program reads this many rows of one channel block; small pictures get fewer, so that every multiprocessor has work.
@@ -151,6 +155,10 @@ def _geglu(projected_ptr, out_ptr, rows, INNER: tl.constexpr, TILE: tl.constexpr
     tl.store(out_ptr + r[:, None].to(tl.int64) * INNER + c[None, :], gated.to(out_ptr.dtype.element_ty), mask=ok)
 
 
+def _fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.empty(tuple(shape), dtype=dtype, device=device)
+
+
 def _channel_block(channels: int) -> int:
     for block in (128, 64, 32):
         if channels % block == 0:
@@ -159,7 +167,15 @@ def _channel_block(channels: int) -> int:
 
 
 def group_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, add: Tensor | None = None, silu: bool = True
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    add: Tensor | None = None,
+    silu: bool = True,
+    empty: Empty = _fresh,
 ) -> Tensor:
     """Return GroupNorm of `x + add` over channel groups, then SiLU if asked; see reference.group_norm."""
     samples, height, width, channels = x.shape
@@ -171,9 +187,9 @@ def group_norm(
     per_program = min(MAX_ROWS_PER_PROGRAM, triton.next_power_of_2(triton.cdiv(rows, wanted_slices)))
     per_program = max(ROWS_PER_TILE, per_program)
     slices = triton.cdiv(rows, per_program)
-    sums = torch.empty((samples, slices, 2, channels), device=x.device, dtype=torch.float32)
-    affine = torch.empty((samples, 2, channels), device=x.device, dtype=torch.float32)
-    out = torch.empty_like(x)
+    sums = empty((samples, slices, 2, channels), torch.float32, x.device)
+    affine = empty((samples, 2, channels), torch.float32, x.device)
+    out = empty(x.shape, x.dtype, x.device)
     _group_norm_sums[(samples, blocks, slices)](
         x, sums, rows, channels, slices, ROWS=per_program, TILE=ROWS_PER_TILE, BLOCK_C=block, num_warps=4
     )
@@ -188,9 +204,9 @@ def group_norm(
     return out
 
 
-def add_bias(x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+def add_bias(x: Tensor, bias: Tensor | None, residual: Tensor | None, *, empty: Empty = _fresh) -> Tensor:
     """Return `x + bias + residual`; see reference.add_bias."""
-    out = torch.empty_like(x)
+    out = empty(x.shape, x.dtype, x.device)
     block = 2048
     _add_bias[(triton.cdiv(x.numel(), block),)](
         x, x if bias is None else bias, x if residual is None else residual, out, x.numel(), x.shape[-1],
@@ -199,12 +215,14 @@ def add_bias(x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
     return out
 
 
-def residual_layer_norm(x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def residual_layer_norm(
+    x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float, *, empty: Empty = _fresh
+) -> tuple[Tensor, Tensor]:
     """Return the sum `x + delta` and its LayerNorm; see reference.residual_layer_norm."""
     channels = x.shape[-1]
     rows = x.numel() // channels
-    total = x if delta is None else torch.empty_like(x)
-    out = torch.empty_like(x)
+    total = x if delta is None else empty(x.shape, x.dtype, x.device)
+    out = empty(x.shape, x.dtype, x.device)
     block = triton.next_power_of_2(channels)
     rows_per_program = max(1, 2048 // block)
     _residual_layer_norm[(triton.cdiv(rows, rows_per_program),)](
@@ -214,11 +232,11 @@ def residual_layer_norm(x: Tensor, delta: Tensor | None, weight: Tensor, bias: T
     return total, out
 
 
-def geglu(projected: Tensor) -> Tensor:
+def geglu(projected: Tensor, *, empty: Empty = _fresh) -> Tensor:
     """Return `value * gelu(gate)`; see reference.geglu."""
     inner = projected.shape[-1] // 2
     rows = projected.numel() // (2 * inner)
-    out = torch.empty((*projected.shape[:-1], inner), device=projected.device, dtype=projected.dtype)
+    out = empty((*projected.shape[:-1], inner), projected.dtype, projected.device)
     block = 256
     tile = 4
     _geglu[(triton.cdiv(rows, tile), triton.cdiv(inner, block))](

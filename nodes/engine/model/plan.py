@@ -122,7 +122,9 @@ def _engine(settings: ModelSettings, machine: MachineFacts, model: ModelFacts, c
     if settings.engine == "off":
         return "off", Decision.kept(name, "off, as chosen: ComfyUI's own forward runs")
     if model.replaced_by:
-        return "off", Decision.refused(name, f"another node already replaced the UNet ({model.replaced_by}); remove one of the two")
+        return "off", Decision.refused(
+            name, f"another node already replaced the UNet ({model.replaced_by}); remove one of the two"
+        )
     if model.weight_dtype != compute_dtype:
         return "off", Decision.refused(
             name, f"weights are {model.weight_dtype} but computing is {compute_dtype}: every layer has to cast"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...comfy_adapters import model_patcher, unet
 from ...comfy_adapters.weights import HeldWeights, NotResidentError
-from ..kernels.kernel_set import kernel_set
+from ..kernels.ops import engine_ops
 from ..unet.forward import BLOCK_PATCHES, StockPieces, UNetForward
 from ..unet.graphs import GraphCache, shape_key
 from ..unet.layout import UNetLayout
@@ -49,7 +49,7 @@ class UNetEngine:
     def __init__(self, plan: ModelPlan, notify: Callable[[str], None]):
         self._plan = plan
         self._notify = notify
-        self._kernels = kernel_set(plan.engine)
+        self._ops = engine_ops(plan.engine)
         self._run: _Run | None = None
         self._verified: set[Hashable] = set()
         self._refused = ""
@@ -169,7 +169,7 @@ class UNetEngine:
                 self._forward = self._graphs = None
                 prepared = PreparedWeights(layout, run.held.weights)
                 self._forward = UNetForward(
-                    layout, self._kernels, prepared, STOCK, model_patcher.attention_function(self._plan.attention)
+                    layout, self._ops, prepared, STOCK, model_patcher.attention_function(self._plan.attention)
                 )
                 self._graphs = GraphCache() if self._plan.cuda_graph else None
         assert self._forward is not None

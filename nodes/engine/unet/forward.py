@@ -9,11 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..kernels.kernel_set import KernelSet
+from ..kernels.ops import TorchOps, nchw, nhwc
 from .layout import Block, UNetLayout
 from .prepared import PreparedWeights
 
@@ -32,24 +31,14 @@ class StockPieces:
     apply_control: Callable[..., Tensor]
 
 
-def nhwc(x: Tensor) -> Tensor:
-    """Return the [N, H, W, C] view of an [N, C, H, W] picture, copying only if it is not channels-last."""
-    return x.permute(0, 2, 3, 1).contiguous()
-
-
-def nchw(x: Tensor) -> Tensor:
-    """Return the [N, C, H, W] view of contiguous [N, H, W, C] memory."""
-    return x.permute(0, 3, 1, 2)
-
-
 class UNetForward:
     """The forward of one UNet with prepared weights; `attend` is torch's SDPA with the chosen backend."""
 
     def __init__(
-        self, layout: UNetLayout, kernels: KernelSet, prepared: PreparedWeights, stock: StockPieces, attend: Callable[..., Tensor]
+        self, layout: UNetLayout, ops: TorchOps, prepared: PreparedWeights, stock: StockPieces, attend: Callable[..., Tensor]
     ):
         self.layout = layout
-        self.kernels = kernels
+        self.ops = ops
         self.prepared = prepared
         self.stock = stock
         self.attend = attend
@@ -57,6 +46,14 @@ class UNetForward:
     def keys_values(self, block: Any, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values of a transformer block's cross-attention for `context` [N, L, D]."""
         return self._linear(block.attn2.to_k, context), self._linear(block.attn2.to_v, context)
+
+    def cross_buffers(self, context: Tensor) -> KeysValues:
+        """Return uninitialised keys and values for every transformer block and a context like `context`."""
+
+        def buffer(projection: Any) -> Tensor:
+            return context.new_empty((*context.shape[:-1], self.prepared.weights[projection][0].shape[0]))
+
+        return {block: (buffer(block.attn2.to_k), buffer(block.attn2.to_v)) for block in self.layout.transformer_blocks()}
 
     def __call__(
         self,
@@ -109,8 +106,7 @@ class UNetForward:
             for patch in patches.get("output_block_patch", ()):
                 h, skip = patch(h, skip, options)
             if skip is not None:
-                h = torch.cat([nhwc(h), nhwc(skip)], dim=3)
-                h = nchw(h)
+                h = nchw(self.ops.cat(nhwc(h), nhwc(skip)))
             h = step.block(block, h, skips[-1].shape if skips else None)
         return self._head(h.to(x.dtype))
 
@@ -126,7 +122,7 @@ class UNetForward:
 
     def _linear(self, module: Any, x: Tensor) -> Tensor:
         weight, bias = self.prepared.weights[module]
-        return F.linear(x, weight, bias)
+        return self.ops.linear(x, weight, bias)
 
     def _head(self, h: Tensor) -> Tensor:
         norm, _, conv = self.layout.out
@@ -137,23 +133,22 @@ class UNetForward:
     def _group_norm(self, module: Any, x: Tensor, *, add: Tensor | None = None, silu: bool = True) -> Tensor:
         weight, bias = self.prepared.weights[module]
         assert bias is not None
-        return self.kernels.group_norm(x, weight, bias, module.num_groups, module.eps, add=add, silu=silu)
+        return self.ops.group_norm(x, weight, bias, module.num_groups, module.eps, add=add, silu=silu)
 
     def conv(self, module: Any, x: Tensor) -> Tensor:
         """Return the convolution of contiguous [N, H, W, C] memory without its bias, as [N, H, W, C]."""
-        weight = self.prepared.conv_weights[module]
-        return nhwc(F.conv2d(nchw(x), weight, None, stride=module.stride, padding=module.padding))
+        return self.ops.conv(x, self.prepared.conv_weights[module], module.stride, module.padding)
 
     def resblock(self, layer: Any, x: Tensor, silu_emb: Tensor) -> Tensor:
         """Return ResBlock(x, emb) for [N, H, W, C]; the time embedding and conv1's bias enter with the second GroupNorm."""
         norm1, _, conv1 = layer.in_layers
         norm2, conv2 = layer.out_layers[0], layer.out_layers[3]
         emb_weight, emb_bias = self.prepared.embedding_weights[layer]
-        add = F.linear(silu_emb, emb_weight, emb_bias)
+        add = self.ops.linear(silu_emb, emb_weight, emb_bias)
         h = self.conv(conv1, self._group_norm(norm1, x))
         h = self.conv(conv2, self._group_norm(norm2, h, add=add))
-        skip = x if layer.channels == layer.out_channels else F.linear(x, *self.prepared.skip_weights[layer])
-        return self.kernels.add_bias(h, self.prepared.weights[conv2][1], skip)
+        skip = x if layer.channels == layer.out_channels else self.ops.linear(x, *self.prepared.skip_weights[layer])
+        return self.ops.add_bias(h, self.prepared.weights[conv2][1], skip)
 
     def transformer(self, layer: Any, x: Tensor, step: "_Step") -> Tensor:
         """Return SpatialTransformer(x) for [N, H, W, C]."""
@@ -170,7 +165,7 @@ class UNetForward:
                 tokens, pending = self._transformer_block(block, tokens, pending, step)
         tokens = tokens if pending is None else tokens + pending
         out = self._linear(layer.proj_out, tokens).view(n, height, width, -1)
-        return self.kernels.add_bias(out, None, x)
+        return self.ops.add_bias(out, None, x)
 
     def _transformer_block(self, block: Any, tokens: Tensor, pending: Tensor | None, step: "_Step") -> tuple[Tensor, Tensor]:
         tokens, normed = self._layer_norm(block.norm1, tokens, pending)
@@ -182,23 +177,22 @@ class UNetForward:
         k, v = step.cross.get(block) or self.keys_values(block, step.context)
         pending = self._linear(attn2.to_out[0], step.attention(self._linear(attn2.to_q, normed), k, v, attn2.heads))
         tokens, normed = self._layer_norm(block.norm3, tokens, pending)
-        gated = self.kernels.geglu(self._linear(block.ff.net[0].proj, normed))
+        gated = self.ops.geglu(self._linear(block.ff.net[0].proj, normed))
         return tokens, self._linear(block.ff.net[2], gated)
 
     def _layer_norm(self, module: Any, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
         weight, bias = self.prepared.weights[module]
         assert bias is not None
-        return self.kernels.residual_layer_norm(x, delta, weight, bias, module.eps)
+        return self.ops.residual_layer_norm(x, delta, weight, bias, module.eps)
 
     def upsample(self, layer: Any, x: Tensor, output_shape: Any) -> Tensor:
         """Return Upsample(x) for [N, H, W, C]; `output_shape` is the skip connection's, for odd sizes."""
         size = [x.shape[1] * 2, x.shape[2] * 2] if output_shape is None else list(output_shape[2:4])
-        larger = nhwc(F.interpolate(nchw(x), size=size, mode="nearest"))
-        return self.kernels.add_bias(self.conv(layer.conv, larger), self.prepared.weights[layer.conv][1], None)
+        return self.ops.add_bias(self.conv(layer.conv, self.ops.upsample(x, size)), self.prepared.weights[layer.conv][1], None)
 
     def biased_conv(self, module: Any, x: Tensor) -> Tensor:
         """Return the convolution with its bias for [N, H, W, C]."""
-        return self.kernels.add_bias(self.conv(module, x), self.prepared.weights[module][1], None)
+        return self.ops.add_bias(self.conv(module, x), self.prepared.weights[module][1], None)
 
 
 class _Step:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.ops import Arena
 from .forward import KeysValues, UNetForward
 
 MAX_GRAPHS = 4
@@ -36,9 +37,9 @@ class CapturedForward:
     """The forward for one shape: a graph of the cross-attention keys and values, and a graph of the rest."""
 
     def __init__(
-        self, forward: UNetForward, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None, control: Any, pool: Any
+        self, forward: UNetForward, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None, control: Any, arena: Arena
     ):
-        """Capture; `forward` must have run once with these shapes, so that every library has its workspace and kernels."""
+        """Run once, so that every library has its workspace and kernels and the arena its blocks, then capture."""
         self._inputs = [x.clone(), timesteps.clone(), context.clone()]
         self._y = None if y is None else y.clone()
         self._control = (
@@ -51,23 +52,30 @@ class CapturedForward:
         self._graph = torch.cuda.CUDAGraph()
         stream = torch.cuda.Stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(stream):
-            self._cross: KeysValues = self._capture(self._context_graph, pool, lambda: self._fill_cross(forward))
-            self._capture(self._graph, pool, lambda: self._run(forward))
+        # Keys and values live as long as the graphs, so they are no part of the arena.
+        self._cross: KeysValues = forward.cross_buffers(context)
+        with torch.cuda.stream(stream), forward.ops.allocating_from(arena):
+            self._fill_cross(forward)
+            self._run(forward)
+            self._capture(self._context_graph, lambda: self._fill_cross(forward))
+            self._capture(self._graph, lambda: self._run(forward))
         torch.cuda.current_stream(x.device).wait_stream(stream)
 
     @staticmethod
-    def _capture(graph: Any, pool: Any, body: Callable[[], Any]) -> Any:
+    def _capture(graph: Any, body: Callable[[], None]) -> None:
         # thread_local: other threads (previews, monitors, savers) may use CUDA meanwhile.
-        graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+        graph.capture_begin(capture_error_mode="thread_local")
         try:
-            return body()
+            body()
         finally:
             graph.capture_end()
 
-    def _fill_cross(self, forward: UNetForward) -> KeysValues:
+    def _fill_cross(self, forward: UNetForward) -> None:
         context = self._inputs[2]
-        return {block: forward.keys_values(block, context) for block in forward.layout.transformer_blocks()}
+        for block, (keys, values) in self._cross.items():
+            fresh_keys, fresh_values = forward.keys_values(block, context)
+            keys.copy_(fresh_keys)
+            values.copy_(fresh_values)
 
     def _run(self, forward: UNetForward) -> None:
         x, timesteps, context = self._inputs
@@ -93,11 +101,11 @@ class CapturedForward:
 
 
 class GraphCache:
-    """The graphs of one prepared model, least recently used first to go; all share one memory pool."""
+    """The graphs of one prepared model, least recently used first to go; all share one arena."""
 
     def __init__(self) -> None:
         self._graphs: OrderedDict[Hashable, CapturedForward] = OrderedDict()
-        self._pool = torch.cuda.graph_pool_handle()
+        self._arena = Arena()
 
     def get(self, key: Hashable) -> CapturedForward | None:
         """Return the graph for `key`, marking it as used."""
@@ -109,6 +117,6 @@ class GraphCache:
         """Capture and keep a graph for `key`."""
         while len(self._graphs) >= MAX_GRAPHS:
             self._graphs.popitem(last=False)
-        captured = CapturedForward(forward, *inputs, pool=self._pool)
+        captured = CapturedForward(forward, *inputs, arena=self._arena)
         self._graphs[key] = captured
         return captured

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..kernels.kernel_set import KernelSet
-from ..unet.forward import nchw, nhwc
+from ..kernels.ops import TorchOps, nchw, nhwc
 from ..unet.layout import Weights
 
 
@@ -17,10 +16,10 @@ class DecoderForward:
     Weights are copied in `dtype`, convolutions channels-last: 0.1 GiB for SDXL in 16 bits.
     """
 
-    def __init__(self, autoencoder: Any, kernels: KernelSet, weights: Weights, dtype: torch.dtype):
+    def __init__(self, autoencoder: Any, ops: TorchOps, weights: Weights, dtype: torch.dtype):
         self._decoder = autoencoder.decoder
         self._post_quant = autoencoder.post_quant_conv
-        self._kernels = kernels
+        self._ops = ops
         self._weights: dict[Any, tuple[Tensor, Tensor]] = {}
         for module, (weight, bias) in weights.items():
             assert bias is not None
@@ -45,32 +44,32 @@ class DecoderForward:
             for block in decoder.up[level].block:
                 h = self._resnet(block, h)
             if level != 0:
-                larger = F.interpolate(nchw(h), scale_factor=2.0, mode="nearest")
-                h = self._biased_conv(decoder.up[level].upsample.conv, nhwc(larger))
+                larger = self._ops.upsample(h, [2 * h.shape[1], 2 * h.shape[2]])
+                h = self._biased_conv(decoder.up[level].upsample.conv, larger)
         h = self._group_norm(decoder.norm_out, h)
         weight, bias = self._weights[decoder.conv_out]
         return nhwc(F.conv2d(nchw(h), weight, bias, padding=decoder.conv_out.padding))
 
     def _conv(self, module: Any, x: Tensor) -> Tensor:
-        return nhwc(F.conv2d(nchw(x), self._weights[module][0], None, stride=module.stride, padding=module.padding))
+        return self._ops.conv(x, self._weights[module][0], module.stride, module.padding)
 
     def _biased_conv(self, module: Any, x: Tensor) -> Tensor:
-        return self._kernels.add_bias(self._conv(module, x), self._weights[module][1], None)
+        return self._ops.add_bias(self._conv(module, x), self._weights[module][1], None)
 
     def _group_norm(self, module: Any, x: Tensor, *, add: Tensor | None = None, silu: bool = True) -> Tensor:
         weight, bias = self._weights[module]
-        return self._kernels.group_norm(x, weight, bias, module.num_groups, module.eps, add=add, silu=silu)
+        return self._ops.group_norm(x, weight, bias, module.num_groups, module.eps, add=add, silu=silu)
 
     def _linear(self, module: Any, x: Tensor) -> Tensor:
         weight, bias = self._weights[module]
-        return F.linear(x, weight.view(weight.shape[0], -1), bias)
+        return self._ops.linear(x, weight.view(weight.shape[0], -1), bias)
 
     def _resnet(self, block: Any, x: Tensor) -> Tensor:
         h = self._conv(block.conv1, self._group_norm(block.norm1, x))
         add = self._weights[block.conv1][1].expand(x.shape[0], -1).contiguous()
         h = self._conv(block.conv2, self._group_norm(block.norm2, h, add=add))
         skip = x if block.in_channels == block.out_channels else self._linear(block.nin_shortcut, x)
-        return self._kernels.add_bias(h, self._weights[block.conv2][1], skip)
+        return self._ops.add_bias(h, self._weights[block.conv2][1], skip)
 
     def _attention(self, block: Any, x: Tensor) -> Tensor:
         n, height, width, channels = x.shape
@@ -78,4 +77,4 @@ class DecoderForward:
         out = F.scaled_dot_product_attention(
             self._linear(block.q, normed), self._linear(block.k, normed), self._linear(block.v, normed)
         )
-        return self._kernels.add_bias(self._linear(block.proj_out, out.reshape(n, height, width, channels)), None, x)
+        return self._ops.add_bias(self._linear(block.proj_out, out.reshape(n, height, width, channels)), None, x)

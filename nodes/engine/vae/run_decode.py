@@ -10,7 +10,7 @@ from torch import Tensor
 from ...comfy_adapters import vae as vae_adapter
 from ...comfy_adapters.weights import HeldWeights, NotResidentError
 from ..errors import OutOfMemoryError
-from ..kernels.kernel_set import kernel_set
+from ..kernels.ops import engine_ops
 from .decoder import DecoderForward
 from .plan import MIN_TILE, VaePlan, decode_bytes, pictures_per_pass, tile_size
 
@@ -66,7 +66,7 @@ class SpriteDecoder:
                 held = HeldWeights(
                     DecoderForward.weighted_modules(model), samples_device(self._vae), vae_adapter.loaded_dtype(self._vae)
                 )
-                decode = DecoderForward(model, kernel_set(self._plan.decoder), held.weights, self._dtype)
+                decode = DecoderForward(model, engine_ops(self._plan.decoder), held.weights, self._dtype)
             if tile:
                 return vae_adapter.decode_tiled(self._vae, samples, decode, self._dtype, tile, TILE_OVERLAP)
             return _to_host(self._pictures(samples, decode, count), samples.shape[0], self._vae)

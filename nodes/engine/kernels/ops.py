@@ -1,0 +1,197 @@
+"""The operations that the engine's forwards are written in, on torch alone or on Triton.
+
+Pictures are [N, H, W, C] contiguous, tokens [N, L, C].
+"""
+
+import contextlib
+import importlib
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import reference
+
+
+def nhwc(x: Tensor) -> Tensor:
+    """Return the [N, H, W, C] view of an [N, C, H, W] picture, copying only if it is not channels-last."""
+    return x.permute(0, 2, 3, 1).contiguous()
+
+
+def nchw(x: Tensor) -> Tensor:
+    """Return the [N, C, H, W] view of contiguous [N, H, W, C] memory."""
+    return x.permute(0, 3, 1, 2)
+
+
+class Arena:
+    """Device memory that a CUDA graph owns: blocks that are handed out again once every tensor in them is gone.
+
+    Tensors allocated while a stream is captured under cudaMallocAsync, ComfyUI's default, have no address that Triton's launcher
+    accepts; and all graphs of one model can share these blocks, because they never run at the same time.
+    """
+
+    def __init__(self) -> None:
+        self._blocks: list[Tensor] = []
+        self._idle_count = 0
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return an uninitialised contiguous tensor in the smallest free block that is not wastefully large."""
+        count = 1
+        for length in shape:
+            count *= length
+        nbytes = max(512, count * dtype.itemsize)
+        block = next((b for b in self._blocks if nbytes <= b.numel() <= 4 * nbytes and self._is_idle(b)), None)
+        if block is None:
+            block = torch.empty(-(-nbytes // 512) * 512, dtype=torch.uint8, device=device)
+            self._idle_count = torch._C._storage_Use_Count(block.untyped_storage()._cdata)
+            self._blocks.append(block)
+            self._blocks.sort(key=Tensor.numel)
+        return block[: count * dtype.itemsize].view(dtype).view(tuple(shape))
+
+    def _is_idle(self, block: Tensor) -> bool:
+        return torch._C._storage_Use_Count(block.untyped_storage()._cdata) == self._idle_count
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size of all blocks."""
+        return sum(block.numel() for block in self._blocks)
+
+
+class TorchOps:
+    """Every operation on torch's own kernels; tensors come from torch's allocator."""
+
+    name = "torch"
+
+    @contextlib.contextmanager
+    def allocating_from(self, arena: Arena) -> Iterator[None]:
+        """Take results from `arena` where the operations allow it; here they do not."""
+        yield
+
+    def group_norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, add: Tensor | None = None, silu: bool = True
+    ) -> Tensor:
+        """See reference.group_norm."""
+        return reference.group_norm(x, weight, bias, groups, eps, add=add, silu=silu)
+
+    def add_bias(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """See reference.add_bias."""
+        return reference.add_bias(x, bias, residual)
+
+    def residual_layer_norm(
+        self, x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """See reference.residual_layer_norm."""
+        return reference.residual_layer_norm(x, delta, weight, bias, eps)
+
+    def geglu(self, projected: Tensor) -> Tensor:
+        """See reference.geglu."""
+        return reference.geglu(projected)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return `x @ weight.T + bias` over the last dimension."""
+        return F.linear(x, weight, bias)
+
+    def conv(self, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+        """Return the convolution of [N, H, W, C] with channels-last `weight`, without a bias."""
+        return nhwc(F.conv2d(nchw(x), weight, None, stride=tuple(stride), padding=tuple(padding)))
+
+    def cat(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return both pictures' channels side by side."""
+        return torch.cat([x, y], dim=3)
+
+    def upsample(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Return the picture at `size` (height, width), nearest neighbour."""
+        return nhwc(F.interpolate(nchw(x), size=tuple(size), mode="nearest"))
+
+
+class TritonOps(TorchOps):
+    """Fused operations on Triton kernels, the rest on torch; every result that a kernel reads can come from an Arena."""
+
+    name = "triton"
+
+    def __init__(self) -> None:
+        self._kernels: ModuleType = importlib.import_module(".triton_kernels", __package__)
+        self._arena: Arena | None = None
+
+    @contextlib.contextmanager
+    def allocating_from(self, arena: Arena) -> Iterator[None]:
+        """Take results from `arena` inside the body."""
+        self._arena = arena
+        try:
+            yield
+        finally:
+            self._arena = None
+
+    def _empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        if self._arena is not None:
+            return self._arena.empty(shape, dtype, device)
+        return torch.empty(tuple(shape), dtype=dtype, device=device)
+
+    def group_norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, add: Tensor | None = None, silu: bool = True
+    ) -> Tensor:
+        """See reference.group_norm."""
+        return self._kernels.group_norm(x, weight, bias, groups, eps, add=add, silu=silu, empty=self._empty)
+
+    def add_bias(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
+        """See reference.add_bias."""
+        return self._kernels.add_bias(x, bias, residual, empty=self._empty)
+
+    def residual_layer_norm(
+        self, x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor]:
+        """See reference.residual_layer_norm."""
+        return self._kernels.residual_layer_norm(x, delta, weight, bias, eps, empty=self._empty)
+
+    def geglu(self, projected: Tensor) -> Tensor:
+        """See reference.geglu."""
+        return self._kernels.geglu(projected, empty=self._empty)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Return `x @ weight.T + bias` over the last dimension."""
+        out = self._empty((*x.shape[:-1], weight.shape[0]), x.dtype, x.device)
+        rows, result = x.reshape(-1, x.shape[-1]), out.view(-1, weight.shape[0])
+        if bias is None:
+            torch.mm(rows, weight.t(), out=result)
+        else:
+            torch.addmm(bias, rows, weight.t(), out=result)
+        return out
+
+    def conv(self, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
+        """Return the convolution of [N, H, W, C] with channels-last `weight`, without a bias."""
+        n, height, width, _ = x.shape
+        kernel = weight.shape[2:]
+        size = [(s + 2 * p - k) // step + 1 for s, p, k, step in zip((height, width), padding, kernel, stride, strict=True)]
+        out = self._empty((n, *size, weight.shape[0]), x.dtype, x.device)
+        cudnn = torch.backends.cudnn
+        torch.ops.aten.cudnn_convolution.out(
+            nchw(x),
+            weight,
+            list(padding),
+            list(stride),
+            [1, 1],
+            1,
+            cudnn.benchmark,
+            cudnn.deterministic,
+            cudnn.allow_tf32,
+            out=nchw(out),
+        )
+        return out
+
+    def cat(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return both pictures' channels side by side."""
+        out = self._empty((*x.shape[:3], x.shape[3] + y.shape[3]), x.dtype, x.device)
+        return torch.cat([x, y], dim=3, out=out)
+
+    def upsample(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Return the picture at `size` (height, width), nearest neighbour."""
+        out = self._empty((x.shape[0], *size, x.shape[3]), x.dtype, x.device)
+        torch.ops.aten.upsample_nearest2d.out(nchw(x), list(size), out=nchw(out))
+        return out
+
+
+def engine_ops(engine: str) -> TorchOps:
+    """Return the operations of `engine`: "fast" on Triton (imported only here), anything else on torch."""
+    return TritonOps() if engine == "fast" else TorchOps()
