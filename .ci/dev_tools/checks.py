@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dev_tools.console import say
-from dev_tools.processes import run
+from dev_tools.processes import SHARE_THE_CPU, run
 from dev_tools.workspace import CI, PACK_ROOT
 
 TIERS = ("unit", "comfy", "server", "web")
@@ -105,6 +105,7 @@ def run_all(python: Path, comfyui: Path, pytest_arguments: Sequence[str], enviro
     must_run = environment.get("CI", "").lower() in ("1", "true")
     python_path = os.pathsep.join(filter(None, (str(CI), environment.get("PYTHONPATH"))))
     env = {**environment, "COMFYUI_PATH": str(comfyui), "PYTHONPATH": python_path}
+    env.setdefault(*SHARE_THE_CPU)
     outcomes: list[Outcome] = []
     if not pytest_arguments:
         for name, command in {

@@ -159,7 +159,8 @@ def run_demo(server: Any, checkpoint: str, tiny: bool, names: Sequence[str] | No
     say("")
     say(table(rows, "VRAM in use" if device else "server memory"))
     say("")
-    say(f"{sum(len(row.pictures) for row in rows)} pictures and {sheet.name} are in {output.resolve()}")
+    num_pictures = sum(len(row.pictures) for row in rows)
+    say(f"{num_pictures} picture{'s' if num_pictures != 1 else ''} and {sheet.name} are in {output.resolve()}")
     if tiny:
         say("They come from a tiny stand-in for SDXL: give a real checkpoint with --checkpoint FILE to draw sprites.")
     return 0

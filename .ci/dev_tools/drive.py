@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from dev_tools.console import say
 from dev_tools.errors import DevError
 from dev_tools.pack import pack_module
+from dev_tools.processes import SHARE_THE_CPU
 from dev_tools.workspace import TINY_CHECKPOINT, Workspace
 
 NEEDED_MODULES = ("torch", "aiohttp", "PIL", "psutil")
@@ -78,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
     from dev_tools import demo
 
     device = cuda_device()
+    if device is None:
+        os.environ.setdefault(*SHARE_THE_CPU)
     server = make_server(options, device)
     errors = pack_module("nodes.engine.errors")
     try:
