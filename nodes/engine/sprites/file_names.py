@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import time
 import unicodedata
 from pathlib import Path
 
@@ -12,6 +13,7 @@ MAX_COMPONENT_BYTES = 180
 """Of 255 that file systems allow, so that a number and the extension still fit."""
 
 _MAX_SLUG_CHARACTERS = 48
+_CLOCK = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
 _FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
 _RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
 
@@ -23,7 +25,7 @@ def slug(text: str) -> str:
     return name if len("-".join(words)) == len(name) else name.rpartition("-")[0] or name
 
 
-def sprite_name(pattern: str, index: int, seed: int | None, prompt: str | None) -> str:
+def sprite_name(pattern: str, index: int, seed: int | None, prompt: str | None, width: int, height: int) -> str:
     """Fill in the pattern for sprite `index` (from 0); returns a relative path with `/` and without extension.
 
     Tokens without a value vanish with the separator before them. Raises BadInputError for a path that leaves its folder.
@@ -32,10 +34,18 @@ def sprite_name(pattern: str, index: int, seed: int | None, prompt: str | None) 
         raise BadInputError(
             f"filename is {pattern!r}, which leaves ComfyUI's output folder; write a name, or folder/name, without '..' or a drive."
         )
-    tokens = {"%prompt%": slug(prompt or ""), "%seed%": "" if seed is None else str(seed), "%index%": f"{index + 1:05}"}
+    tokens = {
+        "prompt": slug(prompt or ""),
+        "seed": "" if seed is None else str(seed),
+        "index": f"{index + 1:05}",
+        "width": str(width),
+        "height": str(height),
+        # ComfyUI's own names for the clock (folder_paths.get_save_image_path).
+        **{name: time.strftime(code) for name, code in _CLOCK.items()},
+    }
     filled = pattern
     for token, value in tokens.items():
-        filled = filled.replace(token, value) if value else re.sub(f"[_-]?{token}", "", filled)
+        filled = filled.replace(f"%{token}%", value) if value else re.sub(f"[_-]?%{token}%", "", filled)
     *folders, name = re.split(r"[\\/]", filled)
     parts = [safe for folder in folders if (safe := _safe_component(folder))]
     return "/".join([*parts, _safe_component(name) or f"sprite_{index + 1:05}"])

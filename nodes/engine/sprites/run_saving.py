@@ -38,6 +38,15 @@ class SavedSprites:
     report: str
 
 
+@dataclass(frozen=True)
+class _Job:
+    image: torch.Tensor
+    subfolder: str
+    """Below the output folder, with `/`."""
+    stem: str
+    texts: dict[str, str]
+
+
 def save_sprites(
     images: torch.Tensor,
     pattern: str,
@@ -55,29 +64,33 @@ def save_sprites(
     """
     count, height, width, _ = images.shape
     _check(images, file_format, seeds, prompts)
-    jobs = []
+    jobs: list[_Job] = []
     for i in range(count):
         seed = None if seeds is None else seeds[i]
         sprite_prompt = None if prompts is None else prompts[i]
-        name = sprite_name(pattern, i, seed, None if sprite_prompt is None else sprite_prompt.line)
-        folder, stem, subfolder = _place(name, width, height)
-        jobs.append((images[i], folder, stem, subfolder, _texts(i, seed, sprite_prompt, node_id, prompt, extra_pnginfo)))
+        line = None if sprite_prompt is None else sprite_prompt.line
+        subfolder, _, stem = sprite_name(pattern, i, seed, line, width, height).rpartition("/")
+        texts = _texts(i, seed, sprite_prompt, node_id, prompt, extra_pnginfo)
+        jobs.append(_Job(images[i], subfolder, stem, texts))
+    output = Path(saving.output_folder())
+    for subfolder in {job.subfolder for job in jobs}:
+        _prepare(output, subfolder)
     started = time.perf_counter()
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="fast-sprites-save") as pool:
-        futures = [pool.submit(_save, image, folder, stem, file_format, texts) for image, folder, stem, _subfolder, texts in jobs]
+        futures = [pool.submit(_save, job, output, file_format) for job in jobs]
     errors = [error for future in futures if (error := future.exception()) is not None]
     refused = [error for error in errors if isinstance(error, OSError)]
     if refused:
         raise PackError(
-            f"Only {count - len(errors)} of {count} sprites could be saved to {jobs[0][1]}: {refused[0]}; make room or change filename."
+            f"Only {count - len(errors)} of {count} sprites could be saved to {output / jobs[0].subfolder}: {refused[0]}; make room or change filename."
         ) from refused[0]
     seconds = time.perf_counter() - started
     ui_images = [
-        {"filename": future.result().name, "subfolder": job[3], "type": "output"}
+        {"filename": future.result().name, "subfolder": job.subfolder, "type": "output"}
         for future, job in zip(futures, jobs, strict=True)
     ]
     method = f"PNG, {deflate()[0]}" if file_format == "png" else "WebP, lossless"
-    names = "\n".join(os.path.join(image["subfolder"], image["filename"]) for image in ui_images)
+    names = "\n".join(str(Path(image["subfolder"], image["filename"])) for image in ui_images)
     return SavedSprites(ui_images, f"{count} sprites saved in {seconds:.1f} s ({method})\n{names}")
 
 
@@ -96,14 +109,17 @@ def _check(images: torch.Tensor, file_format: str, seeds: Sequence[int] | None, 
             )
 
 
-def _place(name: str, width: int, height: int) -> tuple[Path, str, str]:
-    """Return folder, file name without extension and subfolder, with ComfyUI's own tokens filled in."""
-    folder, stem, _counter, subfolder = folders.output_path(name, width, height)
-    output = saving.output_folder()
-    # ComfyUI compares paths as written; a link inside the folder may still lead out of it.
-    if not Path(folder).resolve().is_relative_to(Path(output).resolve()):
-        raise BadInputError(f"filename leads to {folder}, outside ComfyUI's output folder {output}; choose another folder name.")
-    return Path(folder), stem, subfolder
+def _prepare(output: Path, subfolder: str) -> None:
+    """Make the folder; raises BadInputError if it lies outside the output folder, where a link may lead."""
+    folder = output / subfolder
+    if not folder.resolve().is_relative_to(output.resolve()):
+        raise BadInputError(
+            f"filename leads to {folder.resolve()}, outside ComfyUI's output folder {output}; choose another folder."
+        )
+    try:
+        folders.output_path(f"{subfolder}/sprite".lstrip("/"), 0, 0)  # ComfyUI's own check, which also makes the folder
+    except OSError as error:
+        raise PackError(f"{folder} cannot be made: {error}; change filename or the rights of that folder.") from error
 
 
 def _texts(
@@ -125,14 +141,15 @@ def _texts(
     return texts
 
 
-def _save(image: torch.Tensor, folder: Path, stem: str, file_format: str, texts: dict[str, str]) -> Path:
+def _save(job: _Job, output: Path, file_format: str) -> Path:
     # The same arithmetic as ComfyUI's SaveImage, so that the pixels are the same.
-    pixels = np.clip(255.0 * image.cpu().numpy(), 0, 255).astype(np.uint8)
-    data = encode_png(pixels, texts) if file_format == "png" else _encode_webp(pixels, texts)
+    pixels = np.clip(255.0 * job.image.cpu().numpy(), 0, 255).astype(np.uint8)
+    data = encode_png(pixels, job.texts) if file_format == "png" else _encode_webp(pixels, job.texts)
+    folder = output / job.subfolder
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.write_bytes(data)
-        return publish(temporary, folder, stem, f".{file_format}")
+        return publish(temporary, folder, job.stem, f".{file_format}")
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -144,5 +161,5 @@ def _encode_webp(pixels: NDArray[np.uint8], texts: dict[str, str]) -> bytes:
     for tag, (key, text) in zip(range(0x0110, 0, -1), texts.items(), strict=False):
         exif[tag] = f"{key}:{text}"
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", lossless=True, quality=30, method=2, exact=True, exif=exif)
+    picture.save(buffer, "WEBP", lossless=True, quality=0, method=2, exact=True, exif=exif)
     return buffer.getvalue()

@@ -1,9 +1,16 @@
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fast_sprites.nodes.engine.errors import BadInputError
-from fast_sprites.nodes.engine.sprites.file_names import MAX_COMPONENT_BYTES, publish, slug, sprite_name
+from fast_sprites.nodes.engine.sprites import file_names
+from fast_sprites.nodes.engine.sprites.file_names import MAX_COMPONENT_BYTES, publish, slug
+
+
+def sprite_name(pattern, index, seed, prompt):
+    return file_names.sprite_name(pattern, index, seed, prompt, 1024, 768)
+
 
 PATTERN = "sprites/%prompt%_%seed%_%index%"
 
@@ -18,8 +25,8 @@ def test_missing_values_take_their_separator_along():
     assert sprite_name("%prompt%", 2, 1, "?!") == "sprite_00003"
 
 
-def test_comfyuis_own_tokens_stay_for_comfyui():
-    assert sprite_name("%year%/%width%x%height%", 0, 1, "") == "%year%/%width%x%height%"
+def test_comfyuis_own_tokens_work():
+    assert re.fullmatch(r"20\d\d-[01]\d-[0-3]\d/1024x768", sprite_name("%year%-%month%-%day%/%width%x%height%", 0, 1, ""))
 
 
 def test_slug_ends_at_a_word():

@@ -28,7 +28,7 @@ def test_pillow_reads_the_same_pixels(kind, channels, shape):
 
 def test_texts_come_back():
     decoded = Image.open(io.BytesIO(encode_png(picture("flat", 3), {"prompt": '{"a": 1}', "workflow": "{}"})))
-    assert decoded.text == {"prompt": '{"a": 1}', "workflow": "{}"}
+    assert decoded.info == {"prompt": '{"a": 1}', "workflow": "{}"}
 
 
 def test_rows_are_filtered():

@@ -1,0 +1,207 @@
+"""SaveSprites in a real ComfyUI: files, names, metadata and what the metadata draws."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.comfy.test_batch_sprite_sampler import Bench, assert_same_pictures
+
+SAMPLER_INPUTS = {
+    "count": 4, "width": 64, "height": 64, "seed": 11, "seed_mode": "random", "steps": 4, "cfg": 5.0, "sampler_name": "euler_ancestral",
+    "scheduler": "karras", "denoise": 1.0, "micro_batch": 0,
+}  # fmt: skip
+PROMPT_INPUTS = {
+    "prompts": "sword\n{red|blue} potion", "prefix": "pixel art", "suffix": "", "negative": "blurry", "count": 4, "alternatives": "pick",
+    "seed": 3,
+}  # fmt: skip
+GRAPH = {
+    "2": {"class_type": "SpritePrompts", "inputs": {**PROMPT_INPUTS, "clip": ["1", 1]}},
+    "3": {
+        "class_type": "BatchSpriteSampler",
+        "inputs": {**SAMPLER_INPUTS, "model": ["1", 0], "positive": ["2", 0], "negative": ["2", 1]},
+    },
+    "9": {"class_type": "SaveSprites", "inputs": {"images": ["8", 0], "seeds": ["3", 1], "prompts": ["2", 2]}},
+}
+
+
+@pytest.fixture
+def output(comfyui, tmp_path, monkeypatch) -> Path:
+    import folder_paths
+
+    folder = tmp_path / "output"
+    folder.mkdir()
+    monkeypatch.setattr(folder_paths, "output_directory", str(folder))
+    return folder
+
+
+@pytest.fixture
+def save(pack_nodes, output):
+    from comfy_api.latest import io
+
+    hidden = {io.Hidden.unique_id: "9", io.Hidden.prompt: GRAPH, io.Hidden.extra_pnginfo: {"workflow": {"nodes": []}}}
+    node = pack_nodes["SaveSprites"].PREPARE_CLASS_CLONE({"hidden_inputs": hidden})
+
+    def run(images: torch.Tensor, filename: str = "sprites/%prompt%_%seed%_%index%", format: str = "png", **inputs: Any) -> Any:
+        return node.execute(images=images, filename=filename, format=format, **inputs)
+
+    return run
+
+
+def pictures(count: int = 3, channels: int = 3) -> torch.Tensor:
+    return torch.rand(count, 24, 40, channels, generator=torch.Generator().manual_seed(4)) * 1.2 - 0.1
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("format", ["png", "webp"])
+def test_pixels_are_those_of_saveimage(save, output, channels, format):
+    images = pictures(channels=channels)
+    ui = save(images, format=format, seeds=(5, 6, 7)).ui["images"]
+    expected = np.clip(255.0 * images.numpy(), 0, 255).astype(np.uint8)
+    for entry, pixels in zip(ui, expected, strict=True):
+        decoded = np.asarray(Image.open(output / entry["subfolder"] / entry["filename"]))
+        if channels == 1:
+            decoded = decoded[..., :1] if decoded.ndim == 3 else decoded[..., None]
+        assert np.array_equal(decoded, pixels)
+
+
+def test_png_equals_what_core_saves(comfyui, save, output):
+    images = pictures(1)
+    comfyui.SaveImage().save_images(images, "core", prompt=None)
+    save(images, "ours")
+    assert np.array_equal(np.asarray(Image.open(output / "core_00001_.png")), np.asarray(Image.open(output / "ours.png")))
+
+
+def test_names_never_overwrite_and_the_frontend_gets_them(save, output):
+    for expected in ("a.png", "a_2.png", "a_3.png"):
+        result = save(pictures(1), "a")
+        assert result.ui["images"] == [{"filename": expected, "subfolder": "", "type": "output"}]
+    assert {entry["filename"] for entry in save(pictures(2), "a").ui["images"]} == {"a_4.png", "a_5.png"}
+    assert sorted(path.name for path in output.iterdir()) == [f"a{n}.png" for n in ("", "_2", "_3", "_4", "_5")]
+
+
+def test_comfyuis_tokens_work(save, output):
+    save(pictures(1), "%width%x%height%/s", format="webp")
+    assert (output / "40x24" / "s.webp").is_file()
+
+
+@pytest.mark.parametrize("filename", ["../out", "/tmp/out", "a/../../out"])
+def test_pattern_cannot_leave_the_output_folder(save, output, filename):
+    with pytest.raises(ValueError, match="leaves ComfyUI's output folder"):
+        save(pictures(1), filename)
+    assert not list(output.parent.glob("out*.png"))
+
+
+def test_link_cannot_lead_out_of_the_output_folder(save, output, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (output / "link").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="outside ComfyUI's output folder"):
+        save(pictures(1), "link/a")
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_folder_that_is_a_file_is_one_sentence(save, output):
+    (output / "taken").write_text("")
+    with pytest.raises(Exception, match=r"taken cannot be made: .*; change filename or the rights of that folder\.$"):
+        save(pictures(1), "taken/a")
+
+
+def test_full_disk_is_one_sentence_and_keeps_what_is_finished(save, output, monkeypatch):
+    write = Path.write_bytes
+
+    def fill_up(path: Path, data: bytes) -> int:
+        if len(list(output.glob("s*.png"))) >= 2:
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
+    with pytest.raises(
+        Exception, match=r"^Only \d of 8 sprites could be saved to .*No space left on device; make room or change filename\.$"
+    ):
+        save(pictures(8), "s%index%")
+    kept = list(output.iterdir())
+    assert 2 <= len(kept) < 8
+    assert all(path.suffix == ".png" and Image.open(path).size == (40, 24) for path in kept)
+
+
+@pytest.mark.parametrize(
+    ("images", "inputs", "sentence"),
+    [
+        (
+            pictures(3),
+            {"seeds": (1, 2)},
+            "There are 3 pictures and 2 seeds; connect seeds of the BatchSpriteSampler that drew these",
+        ),
+        (pictures(3), {"prompts": ()}, "There are 3 pictures and 0 prompts"),
+        (pictures(1, 2), {}, "The pictures have 2 channels; 1"),
+        (
+            torch.zeros(1, 1, 16384, 3),
+            {"format": "webp"},
+            "The pictures are 16384x1 pixels, WebP ends at 16383; set format to png.",
+        ),
+        (pictures(1), {"format": "gif"}, "format is 'gif'; allowed are png, webp."),
+    ],
+)
+def test_bad_input_gets_one_sentence_before_anything_is_written(save, output, images, inputs, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        save(images, **inputs)
+    assert not list(output.rglob("*.*"))
+
+
+def webp_texts(path: Path) -> dict[str, str]:
+    return dict(text.split(":", 1) for text in Image.open(path).getexif().values())
+
+
+@pytest.fixture(scope="module")
+def bench(comfyui, pack_nodes, tiny_sdxl) -> Bench:
+    return Bench(comfyui, pack_nodes, tiny_sdxl)
+
+
+@pytest.mark.parametrize("format", ["png", "webp"])
+def test_each_file_carries_the_graph_that_draws_it_alone(save, output, bench, pack_nodes, format):
+    def draw(graph: Any) -> Any:
+        """Run SpritePrompts and BatchSpriteSampler with the constants of an API graph."""
+        constants = [{key: value for key, value in graph[node]["inputs"].items() if not isinstance(value, list)} for node in "23"]
+        with torch.inference_mode():
+            positive, negative, prompts, _ = pack_nodes["SpritePrompts"].execute(clip=bench.clip, **constants[0]).result
+        latent, seeds, _ = bench.run(positive=positive, negative=negative, **constants[1])
+        return latent["samples"], seeds, prompts
+
+    samples, seeds, prompts = draw(GRAPH)
+    ui = save(torch.rand(4, 64, 64, 3), format=format, seeds=seeds, prompts=prompts).ui["images"]
+    assert ui[0]["filename"] == f"sword_{seeds[0]}_00001.{format}"
+    for i, entry in enumerate(ui):
+        path = output / entry["subfolder"] / entry["filename"]
+        texts = Image.open(path).info if format == "png" else webp_texts(path)
+        assert json.loads(texts["fast_sprites"]) == {"index": i, "seed": seeds[i], "prompt": prompts[i].text}
+        assert json.loads(texts["workflow"]) == {"nodes": []}
+        alone, (seed,), (prompt,) = draw(json.loads(texts["prompt"]))
+        assert (seed, prompt.text) == (seeds[i], prompts[i].text)
+        assert_same_pictures(alone, samples[i : i + 1])
+
+
+def test_disabled_metadata_is_left_out(save, output, monkeypatch):
+    from comfy.cli_args import args
+
+    monkeypatch.setattr(args, "disable_metadata", True)
+    save(pictures(1), "a", seeds=(4,))
+    assert Image.open(output / "a.png").info == {}
+
+
+@pytest.mark.parametrize(
+    ("node_id", "constant"), [("BatchSpriteSampler", "SAMPLER_WIDGETS"), ("SpritePrompts", "PROMPT_WIDGETS")]
+)
+def test_widget_order_is_the_schemas(pack_nodes, node_id, constant):
+    """The order in which the browser stores widget values: required ones first, a control after each seed."""
+    from comfy_api.latest import io
+    from fast_sprites.nodes.engine.sprites import restore
+
+    widgets = [socket for socket in pack_nodes[node_id].GET_SCHEMA().inputs if isinstance(socket, io.WidgetInput)]
+    order = []
+    for socket in sorted(widgets, key=lambda socket: bool(socket.optional)):
+        order += [socket.id] + ["control_after_generate"] * bool(socket.as_dict().get("control_after_generate"))
+    assert tuple(order) == getattr(restore, constant)
