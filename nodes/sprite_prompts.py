@@ -23,6 +23,7 @@ class SpritePrompts(io.ComfyNode):
             category="Fast Sprites",
             description="One prompt per line, drawn together in one batch. Sprite 1 takes line 1 and so on, beginning anew after the last line.",
             search_aliases=["prompt list", "batch prompt", "wildcard", "many prompts"],
+            has_intermediate_output=True,  # the prompts are also shown when the node's result is cached
             inputs=[
                 io.Clip.Input("clip"),
                 io.String.Input(
