@@ -59,7 +59,8 @@ def native(pictures: Tensor) -> Tensor:
 
 def labelled(data: Dataset, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     pixels = torch.from_numpy(data.pixels).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return pixels, *(torch.from_numpy(a.astype(np.int64)).to(device) for a in (data.subjects, data.colours))
+    subjects, colours = (torch.from_numpy(a.astype(np.int64)).to(device) for a in (data.subjects, data.colours))
+    return pixels, subjects, colours
 
 
 def share_right(model: Classifier, pixels: Tensor, subjects: Tensor, colours: Tensor) -> tuple[float, float]:

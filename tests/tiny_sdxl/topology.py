@@ -59,14 +59,19 @@ class ResBlock(nn.Module):
         super().__init__()
         self.in_layers = nn.Sequential(group_norm(channels), nn.SiLU(), nn.Conv2d(channels, out_channels, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * MODEL_CHANNELS, out_channels))
-        self.out_layers = nn.Sequential(
-            group_norm(out_channels), nn.SiLU(), nn.Identity(), nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        )
+        conv = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.out_layers = nn.Sequential(group_norm(out_channels), nn.SiLU(), nn.Identity(), conv)
         self.skip_connection = nn.Identity() if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.in_layers(x) + self.emb_layers(emb)[:, :, None, None]
         return self.skip_connection(x) + self.out_layers(h)
+
+    @property
+    def last(self) -> nn.Conv2d:
+        conv = self.out_layers[3]
+        assert isinstance(conv, nn.Conv2d)
+        return conv
 
 
 class CrossAttention(nn.Module):
@@ -130,6 +135,10 @@ class SpatialTransformer(nn.Module):
         for block in self.transformer_blocks:
             h = block(h, context)
         return x + self.proj_out(h).transpose(1, 2).unflatten(2, (height, width))
+
+    @property
+    def last(self) -> nn.Linear:
+        return self.proj_out
 
 
 class Downsample(nn.Module):
@@ -221,19 +230,24 @@ class UNet(nn.Module):
 
 
 class VaeResBlock(nn.Module):
+    nin_shortcut: nn.Conv2d | None
+
     def __init__(self, channels: int, out_channels: int):
         super().__init__()
         self.norm1 = group_norm(channels, eps=1e-6)
         self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
         self.norm2 = group_norm(out_channels, eps=1e-6)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
-        if channels != out_channels:
-            self.nin_shortcut = nn.Conv2d(channels, out_channels, 1)
+        self.nin_shortcut = None if channels == out_channels else nn.Conv2d(channels, out_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return h + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        return h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+
+    @property
+    def last(self) -> nn.Conv2d:
+        return self.conv2
 
 
 class VaeAttention(nn.Module):
@@ -259,16 +273,23 @@ class VaeDownsample(nn.Module):
 
 
 class VaeLevel(nn.Module):
+    """ResBlocks of one resolution, and the way to the next."""
+
+    downsample: nn.Module | None
+    upsample: nn.Module | None
+
     def __init__(self, channels: int, out_channels: int, num_blocks: int):
         super().__init__()
         self.block = nn.ModuleList([VaeResBlock(out_channels if i else channels, out_channels) for i in range(num_blocks)])
+        self.downsample = None
+        self.upsample = None
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.block:
             x = block(x)
-        if hasattr(self, "downsample"):
+        if self.downsample is not None:
             x = self.downsample(x)
-        if hasattr(self, "upsample"):
+        if self.upsample is not None:
             x = self.upsample(x)
         return x
 
@@ -289,9 +310,10 @@ class Encoder(nn.Module):
         super().__init__()
         widths = [VAE_CHANNELS * mult for mult in VAE_MULT]
         self.conv_in = nn.Conv2d(3, VAE_CHANNELS, 3, padding=1)
-        self.down = nn.ModuleList(VaeLevel(a, b, 2) for a, b in zip([VAE_CHANNELS, *widths], widths, strict=False))
-        for level, width in zip(self.down, widths[:-1], strict=False):
+        levels = [VaeLevel(a, b, 2) for a, b in zip([VAE_CHANNELS, *widths[:-1]], widths, strict=True)]
+        for level, width in zip(levels[:-1], widths[:-1], strict=True):
             level.downsample = VaeDownsample(width)
+        self.down = nn.ModuleList(levels)
         self.mid = VaeMiddle(widths[-1])
         self.norm_out = group_norm(widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 2 * LATENT_CHANNELS, 3, padding=1)
@@ -309,16 +331,16 @@ class Decoder(nn.Module):
         widths = [VAE_CHANNELS * mult for mult in VAE_MULT]
         self.conv_in = nn.Conv2d(LATENT_CHANNELS, widths[-1], 3, padding=1)
         self.mid = VaeMiddle(widths[-1])
-        self.up = nn.ModuleList(VaeLevel(a, b, 3) for a, b in zip([*widths[1:], widths[-1]], widths, strict=True))
-        for level, width in zip(self.up, widths, strict=True):
-            if level is not self.up[0]:
-                level.upsample = Upsample(width)
+        levels = [VaeLevel(a, b, 3) for a, b in zip([*widths[1:], widths[-1]], widths, strict=True)]
+        for level, width in zip(levels[1:], widths[1:], strict=True):
+            level.upsample = Upsample(width)
+        self.up = nn.ModuleList(levels)
         self.norm_out = group_norm(widths[0], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
-        for level in reversed(self.up):
+        for level in reversed(list(self.up)):
             h = level(h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
@@ -345,58 +367,90 @@ class Autoencoder(nn.Module):
         return self.decoder(self.post_quant_conv(latents))
 
 
+class TextAttention(nn.Module):
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_proj(attend(self.q_proj(x), self.k_proj(x), self.v_proj(x), self.heads, causal=True))
+
+
+class TextMlp(nn.Module):
+    def __init__(self, width: int, quick_gelu: bool):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.quick_gelu = quick_gelu
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc1(x)
+        return self.fc2(h * torch.sigmoid(1.702 * h) if self.quick_gelu else F.gelu(h))
+
+
 class TextLayer(nn.Module):
     def __init__(self, width: int, heads: int, quick_gelu: bool):
         super().__init__()
-        self.heads = heads
-        self.quick_gelu = quick_gelu
         self.layer_norm1, self.layer_norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.self_attn = nn.ModuleDict({name: nn.Linear(width, width) for name in ("q_proj", "k_proj", "v_proj", "out_proj")})
-        self.mlp = nn.ModuleDict({"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)})
+        self.self_attn = TextAttention(width, heads)
+        self.mlp = TextMlp(width, quick_gelu)
 
     def forward(self, x: Tensor) -> Tensor:
-        n = self.layer_norm1(x)
-        projections = self.self_attn
-        h = attend(projections["q_proj"](n), projections["k_proj"](n), projections["v_proj"](n), self.heads, causal=True)
-        x = x + projections["out_proj"](h)
-        h = self.mlp["fc1"](self.layer_norm2(x))
-        h = h * torch.sigmoid(1.702 * h) if self.quick_gelu else F.gelu(h)
-        return x + self.mlp["fc2"](h)
+        x = x + self.self_attn(self.layer_norm1(x))
+        return x + self.mlp(self.layer_norm2(x))
+
+
+class TextEmbeddings(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.token_embedding = nn.Embedding(VOCABULARY, width)
+        self.position_embedding = nn.Embedding(NUM_TOKENS, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.token_embedding(tokens) + self.position_embedding.weight
+
+
+class TextStack(nn.Module):
+    def __init__(self, width: int, heads: int, quick_gelu: bool):
+        super().__init__()
+        self.layers = nn.ModuleList(TextLayer(width, heads, quick_gelu) for _ in range(TEXT_LAYERS))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The last hidden states and the penultimate ones."""
+        penultimate = x
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i == TEXT_LAYERS - 2:
+                penultimate = x
+        return x, penultimate
+
+
+class TextModel(nn.Module):
+    def __init__(self, width: int, heads: int, quick_gelu: bool):
+        super().__init__()
+        self.embeddings = TextEmbeddings(width)
+        self.encoder = TextStack(width, heads, quick_gelu)
+        self.final_layer_norm = nn.LayerNorm(width)
 
 
 class TextEncoder(nn.Module):
     """A narrow CLIP text encoder; keys as in transformers' `text_model.*` plus `text_projection.weight`."""
 
+    text_projection: nn.Linear | None
+
     def __init__(self, width: int, heads: int, quick_gelu: bool, projected: bool):
         super().__init__()
-        self.text_model = nn.ModuleDict(
-            {
-                "embeddings": nn.ModuleDict(
-                    {"token_embedding": nn.Embedding(VOCABULARY, width), "position_embedding": nn.Embedding(NUM_TOKENS, width)}
-                ),
-                "encoder": nn.ModuleDict(
-                    {"layers": nn.ModuleList(TextLayer(width, heads, quick_gelu) for _ in range(TEXT_LAYERS))}
-                ),
-                "final_layer_norm": nn.LayerNorm(width),
-            }
-        )
-        if projected:
-            self.text_projection = nn.Linear(width, width, bias=False)
+        self.text_model = TextModel(width, heads, quick_gelu)
+        self.text_projection = nn.Linear(width, width, bias=False) if projected else None
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
         """Penultimate hidden states (B, 77, width) of `tokens` (B, 77), and the projected state of the end token."""
-        embeddings = self.text_model["embeddings"]
-        x = embeddings["token_embedding"](tokens) + embeddings["position_embedding"].weight
-        hidden = x
-        for i, layer in enumerate(self.text_model["encoder"]["layers"]):
-            x = layer(x)
-            if i == TEXT_LAYERS - 2:
-                hidden = x
-        if not hasattr(self, "text_projection"):
-            return hidden, None
-        x = self.text_model["final_layer_norm"](x)
+        last, penultimate = self.text_model.encoder(self.text_model.embeddings(tokens))
+        if self.text_projection is None:
+            return penultimate, None
         end = (tokens == END_TOKEN).int().argmax(dim=-1)
-        return hidden, self.text_projection(x[torch.arange(x.shape[0], device=x.device), end])
+        states = self.text_model.final_layer_norm(last)[torch.arange(len(tokens), device=tokens.device), end]
+        return penultimate, self.text_projection(states)
 
 
 class TextEncoders(nn.Module):
@@ -417,15 +471,17 @@ class TextEncoders(nn.Module):
 def initialise(unet: UNet, vae: Autoencoder, text: TextEncoders) -> None:
     """Set the initial weights that torch's defaults leave too large: embeddings, and the last layer of each residual branch."""
     for encoder in (text.clip_l, text.clip_g):
-        for embedding in encoder.text_model["embeddings"].values():
+        embeddings = encoder.text_model.embeddings
+        for embedding in (embeddings.token_embedding, embeddings.position_embedding):
             nn.init.normal_(embedding.weight, std=0.3)
-    for module in (*unet.modules(), *vae.modules()):
-        if isinstance(module, ResBlock):
-            module.out_layers[3].weight.data.mul_(0.1)
-        elif isinstance(module, VaeResBlock):
-            module.conv2.weight.data.mul_(0.1)
-        elif isinstance(module, SpatialTransformer):
-            module.proj_out.weight.data.mul_(0.1)
+    branches = [
+        module.last
+        for module in (*unet.modules(), *vae.modules())
+        if isinstance(module, ResBlock | VaeResBlock | SpatialTransformer)
+    ]
+    with torch.no_grad():
+        for layer in branches:
+            layer.weight.mul_(0.1)
 
 
 def _to_open_clip(state: dict[str, Tensor]) -> dict[str, Tensor]:

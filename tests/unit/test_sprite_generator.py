@@ -79,13 +79,14 @@ def test_held_out_pairs_are_never_trained_on(sprites):
 
 
 def test_captions_name_subject_and_colour(sprites):
+    prompts = importlib.import_module("prompts")
     rng = np.random.default_rng(0)
     for subject in sprites.SUBJECTS:
         for colour in sprites.COLOUR_NAMES:
-            text = sprites.caption(subject, colour, "white", rng)
-            assert any(word in text for word in sprites.SUBJECT_WORDS[subject]), text
-            assert any(word in text for word in sprites.COLOUR_WORDS[colour]), text
-    assert len({sprites.caption("slime", "red", "dark", rng) for _ in range(200)}) > 150
+            text = prompts.caption(subject, colour, "white", rng)
+            assert any(word in text for word in prompts.SUBJECT_WORDS[subject]), text
+            assert any(word in text for word in prompts.COLOUR_WORDS[colour]), text
+    assert len({prompts.caption("slime", "red", "dark", rng) for _ in range(200)}) > 150
 
 
 def test_upscaled_pixels_are_hard(sprites):
