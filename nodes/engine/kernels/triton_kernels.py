@@ -7,6 +7,7 @@ mean does not cancel the variance away.
 # Triton compiles these bodies; its annotations describe neither launches nor values inside them.
 # pyright: reportCallIssue=false, reportArgumentType=false, reportIndexIssue=false, reportOperatorIssue=false, reportReturnType=false
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
@@ -14,9 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .tuning import DEFAULT, Tuning, tuning_for
+
 Empty = Callable[[Sequence[int], torch.dtype, torch.device], Tensor]
 
-ROWS_PER_TILE = 32
 # One program reads this many rows of one channel block; small pictures get fewer, so that every multiprocessor has work.
 MAX_ROWS_PER_PROGRAM = 512
 
@@ -30,18 +32,18 @@ def _group_norm_sums(x_ptr, sums_ptr, rows, channels, slices, ROWS: tl.constexpr
     c_ok = c < channels
     base = x_ptr + sample.to(tl.int64) * rows * channels
     pivot = tl.load(base + c, mask=c_ok, other=0.0).to(tl.float32)
-    total = tl.zeros([BLOCK_C], tl.float32)
-    squares = tl.zeros([BLOCK_C], tl.float32)
+    total = tl.zeros([TILE, BLOCK_C], tl.float32)
+    squares = tl.zeros([TILE, BLOCK_C], tl.float32)
     for start in range(0, ROWS, TILE):
         r = part * ROWS + start + tl.arange(0, TILE)
         ok = (r < rows)[:, None] & c_ok[None, :]
         value = tl.load(base + r[:, None] * channels + c[None, :], mask=ok, other=0.0).to(tl.float32)
         value = tl.where(ok, value - pivot[None, :], 0.0)
-        total += tl.sum(value, 0)
-        squares += tl.sum(value * value, 0)
+        total += value
+        squares += value * value
     out = sums_ptr + ((sample * slices + part) * 2).to(tl.int64) * channels
-    tl.store(out + c, total, mask=c_ok)
-    tl.store(out + channels + c, squares, mask=c_ok)
+    tl.store(out + c, tl.sum(total, 0), mask=c_ok)
+    tl.store(out + channels + c, tl.sum(squares, 0), mask=c_ok)
 
 
 @triton.jit
@@ -159,11 +161,16 @@ def _fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Te
     return torch.empty(tuple(shape), dtype=dtype, device=device)
 
 
-def _channel_block(channels: int) -> int:
-    for block in (128, 64, 32):
-        if channels % block == 0:
-            return block
-    return min(128, triton.next_power_of_2(channels))
+def _channel_block(channels: int, widest: int) -> int:
+    block = widest
+    while block > 32 and channels % block:
+        block //= 2
+    return block
+
+
+@functools.cache
+def _tuning(device: torch.device) -> Tuning:
+    return tuning_for(torch.cuda.get_device_capability(device)) if device.type == "cuda" else DEFAULT
 
 
 def group_norm(
@@ -176,30 +183,34 @@ def group_norm(
     add: Tensor | None = None,
     silu: bool = True,
     empty: Empty = _fresh,
+    tuning: Tuning | None = None,
 ) -> Tensor:
     """Return GroupNorm of `x + add` over channel groups, then SiLU if asked; see reference.group_norm."""
     samples, height, width, channels = x.shape
     rows = height * width
-    block = _channel_block(channels)
+    tuning = tuning or _tuning(x.device)
+    sums_launch, apply_launch = tuning.group_norm_sums, tuning.group_norm_apply
+    block = _channel_block(channels, sums_launch.channels)
     blocks = triton.cdiv(channels, block)
     # about eight programs for each of a large card's 132 multiprocessors
     wanted_slices = max(1, 1056 // (samples * blocks))
     per_program = min(MAX_ROWS_PER_PROGRAM, triton.next_power_of_2(triton.cdiv(rows, wanted_slices)))
-    per_program = max(ROWS_PER_TILE, per_program)
+    per_program = max(sums_launch.rows, per_program)
     slices = triton.cdiv(rows, per_program)
     sums = empty((samples, slices, 2, channels), torch.float32, x.device)
     affine = empty((samples, 2, channels), torch.float32, x.device)
     out = empty(x.shape, x.dtype, x.device)
     _group_norm_sums[(samples, blocks, slices)](
-        x, sums, rows, channels, slices, ROWS=per_program, TILE=ROWS_PER_TILE, BLOCK_C=block, num_warps=4
+        x, sums, rows, channels, slices, ROWS=per_program, TILE=sums_launch.rows, BLOCK_C=block, num_warps=sums_launch.warps
     )
     group = channels // groups
     _group_norm_finalize[(samples, groups)](
         x, sums, weight, bias, x if add is None else add, affine, rows, channels, eps,
         SLICES=slices, GROUP=group, BLOCK_G=triton.next_power_of_2(group), BLOCK_S=16, HAS_ADD=add is not None, num_warps=1,
     )  # fmt: skip
-    _group_norm_apply[(samples, triton.cdiv(rows, ROWS_PER_TILE), blocks)](
-        x, affine, out, rows, channels, TILE=ROWS_PER_TILE, BLOCK_C=block, SILU=silu, num_warps=4
+    block = _channel_block(channels, apply_launch.channels)
+    _group_norm_apply[(samples, triton.cdiv(rows, apply_launch.rows), triton.cdiv(channels, block))](
+        x, affine, out, rows, channels, TILE=apply_launch.rows, BLOCK_C=block, SILU=silu, num_warps=apply_launch.warps
     )
     return out
 
@@ -216,30 +227,38 @@ def add_bias(x: Tensor, bias: Tensor | None, residual: Tensor | None, *, empty: 
 
 
 def residual_layer_norm(
-    x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float, *, empty: Empty = _fresh
+    x: Tensor,
+    delta: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    *,
+    empty: Empty = _fresh,
+    tuning: Tuning | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the sum `x + delta` and its LayerNorm; see reference.residual_layer_norm."""
     channels = x.shape[-1]
     rows = x.numel() // channels
     total = x if delta is None else empty(x.shape, x.dtype, x.device)
     out = empty(x.shape, x.dtype, x.device)
+    launch = (tuning or _tuning(x.device)).layer_norm
     block = triton.next_power_of_2(channels)
-    rows_per_program = max(1, 2048 // block)
+    rows_per_program = launch.rows * max(1, 2048 // block)
     _residual_layer_norm[(triton.cdiv(rows, rows_per_program),)](
         x, x if delta is None else delta, weight, bias, total, out, rows, eps,
-        C=channels, BLOCK=block, ROWS=rows_per_program, HAS_DELTA=delta is not None, num_warps=4,
+        C=channels, BLOCK=block, ROWS=rows_per_program, HAS_DELTA=delta is not None,
+        num_warps=launch.warps,
     )  # fmt: skip
     return total, out
 
 
-def geglu(projected: Tensor, *, empty: Empty = _fresh) -> Tensor:
+def geglu(projected: Tensor, *, empty: Empty = _fresh, tuning: Tuning | None = None) -> Tensor:
     """Return `value * gelu(gate)`; see reference.geglu."""
     inner = projected.shape[-1] // 2
     rows = projected.numel() // (2 * inner)
     out = empty((*projected.shape[:-1], inner), projected.dtype, projected.device)
-    block = 256
-    tile = 4
-    _geglu[(triton.cdiv(rows, tile), triton.cdiv(inner, block))](
-        projected, out, rows, INNER=inner, TILE=tile, BLOCK=block, num_warps=4
+    launch = (tuning or _tuning(projected.device)).geglu
+    _geglu[(triton.cdiv(rows, launch.rows), triton.cdiv(inner, launch.channels))](
+        projected, out, rows, INNER=inner, TILE=launch.rows, BLOCK=launch.channels, num_warps=launch.warps
     )
     return out

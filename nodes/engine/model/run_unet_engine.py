@@ -165,7 +165,7 @@ class UNetEngine:
         if run.held is None:
             layout = self._forward.layout if self._forward is not None else UNetLayout(**unet.describe_unet(model))
             run.held = HeldWeights(layout.weighted_modules(), x.device, x.dtype)
-            if self._forward is None or not self._forward.prepared.is_current(run.held.weights):
+            if self._forward is None or not self._forward.prepared.update(run.held.weights):
                 self._forward = self._graphs = None
                 prepared = PreparedWeights(layout, run.held.weights)
                 self._forward = UNetForward(

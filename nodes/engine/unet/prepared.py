@@ -1,52 +1,100 @@
-"""Weights in the form that the engine's forward reads: convolutions channels-last, biases folded together."""
+"""Weights in the form that the engine's forward reads: convolutions channels-last, biases folded together.
+
+A CUDA graph reads addresses, so every tensor here keeps its address while values follow the model: ComfyUI loads norms and small
+biases anew for each run, and writes LoRA into weights that stay where they are.
+"""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .layout import UNetLayout, Weights
 
+# Tensors up to this size are copied instead of referred to; all of SDXL's norms and biases together are 2 MiB.
+SMALL_BYTES = 64 * 1024
+
 
 class PreparedWeights:
-    """Copies only where the layout differs (the 3x3 convolutions, 0.6 GiB in SDXL); everything else refers to the model's memory."""
+    """Copies the 3x3 convolutions (0.6 GiB in SDXL), whose layout differs, and what is small; the rest is the model's own memory."""
 
     def __init__(self, layout: UNetLayout, weights: Weights):
-        self.weights = weights
+        self._layout = layout
+        self.weights: Weights = {module: (_own(weight), _own(bias)) for module, (weight, bias) in weights.items()}
         self.conv_weights: dict[Any, Tensor] = {}
         self.skip_weights: dict[Any, tuple[Tensor, Tensor | None]] = {}
         self.embedding_weights: dict[Any, tuple[Tensor, Tensor]] = {}
-        self._seen = {module: weakref.ref(weight) for module, (weight, _) in weights.items()}
+        self._remember(weights)
+        for conv in self._convolutions():
+            self.conv_weights[conv] = weights[conv][0].clone(memory_format=torch.channels_last)
+        for layer in self._resblocks():
+            embedding = layer.emb_layers[1]
+            self.embedding_weights[layer] = (self.weights[embedding][0], self._folded_bias(layer))
+            if layer.channels != layer.out_channels:
+                weight, bias = self.weights[layer.skip_connection]
+                self.skip_weights[layer] = (weight.view(weight.shape[0], -1), bias)
+
+    def update(self, weights: Weights) -> bool:
+        """Take over the values of `weights`, the same modules' tensors in another run; False when one of them has moved."""
+        changed = [
+            module
+            for module, pair in weights.items()
+            if any(seen() is not now for seen, now in zip(self._seen[module], pair, strict=True))
+        ]
+        if any(not _is_small(weights[m][0]) and self._addresses[m] != weights[m][0].data_ptr() for m in weights):
+            return False
+        if not changed:
+            return True
+        self._remember(weights)
+        pairs = [
+            (mine, theirs) for m in changed for mine, theirs in zip(self.weights[m], weights[m], strict=True) if mine is not None
+        ]
+        pairs = [(mine, theirs) for mine, theirs in pairs if theirs is not None and mine.data_ptr() != theirs.data_ptr()]
+        if pairs:
+            torch._foreach_copy_([mine for mine, _ in pairs], [theirs for _, theirs in pairs])  # pyright: ignore[reportPrivateImportUsage]
+        for module in changed:
+            if module in self.conv_weights:
+                self.conv_weights[module].copy_(weights[module][0])
+        for layer in self._resblocks():
+            self.embedding_weights[layer][1].copy_(self._folded_bias(layer))
+        return True
+
+    def _remember(self, weights: Weights) -> None:
+        self._seen = {module: tuple(_reference(tensor) for tensor in pair) for module, pair in weights.items()}
         self._addresses = {module: weight.data_ptr() for module, (weight, _) in weights.items()}
-        for kind, layer in layout.layers():
-            if kind == "resblock":
-                self._prepare_resblock(layer)
-            elif kind in ("conv", "downsample", "upsample"):
-                self._prepare_conv(
-                    {"conv": layer, "downsample": getattr(layer, "op", None), "upsample": getattr(layer, "conv", None)}[kind]
-                )
-        self._prepare_conv(layout.out[2])
 
-    def _prepare_conv(self, conv: Any) -> None:
-        self.conv_weights[conv] = self.weights[conv][0].contiguous(memory_format=torch.channels_last)
-
-    def _prepare_resblock(self, layer: Any) -> None:
-        conv1, conv2, embedding = layer.in_layers[2], layer.out_layers[3], layer.emb_layers[1]
-        self._prepare_conv(conv1)
-        self._prepare_conv(conv2)
-        weight, bias = self.weights[embedding]
-        conv_bias = self.weights[conv1][1]
+    def _folded_bias(self, layer: Any) -> Tensor:
+        bias, conv_bias = self.weights[layer.emb_layers[1]][1], self.weights[layer.in_layers[2]][1]
         assert bias is not None
         assert conv_bias is not None
-        self.embedding_weights[layer] = (weight, (bias.float() + conv_bias.float()).to(bias.dtype))
-        if layer.channels != layer.out_channels:
-            skip_weight, skip_bias = self.weights[layer.skip_connection]
-            self.skip_weights[layer] = (skip_weight.view(skip_weight.shape[0], -1), skip_bias)
+        return (bias.float() + conv_bias.float()).to(bias.dtype)
 
-    def is_current(self, weights: Weights) -> bool:
-        """Tell whether `weights` are the very tensors that this was prepared from (LoRA and eviction make new ones)."""
-        return all(
-            self._seen[module]() is weight and self._addresses[module] == weight.data_ptr()
-            for module, (weight, _) in weights.items()
-        )
+    def _resblocks(self) -> list[Any]:
+        return [layer for kind, layer in self._layout.layers() if kind == "resblock"]
+
+    def _convolutions(self) -> list[nn.Module]:
+        found: list[nn.Module] = [self._layout.out[2]]
+        for kind, layer in self._layout.layers():
+            if kind == "resblock":
+                found += [layer.in_layers[2], layer.out_layers[3]]
+            elif kind == "downsample":
+                found.append(layer.op)
+            elif kind == "upsample":
+                found.append(layer.conv)
+            elif kind == "conv":
+                found.append(layer)
+        return found
+
+
+def _reference(tensor: Tensor | None) -> Callable[[], Tensor | None]:
+    return (lambda: None) if tensor is None else weakref.ref(tensor)
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.numel() * tensor.element_size() <= SMALL_BYTES
+
+
+def _own(tensor: Any) -> Any:
+    return tensor.clone() if tensor is not None and _is_small(tensor) else tensor

@@ -1,0 +1,37 @@
+"""Launch sizes of the Triton kernels, by compute capability; measured by tests/gpu/tune_kernels.py."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """Rows and channels that one program takes, and its warps."""
+
+    rows: int
+    channels: int
+    warps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tuning:
+    """One launch per kernel; `layer_norm.channels` is not used, a program takes whole rows."""
+
+    group_norm_sums: Launch
+    group_norm_apply: Launch
+    layer_norm: Launch
+    geglu: Launch
+
+
+# Sensible anywhere, measured on an H100.
+DEFAULT = Tuning(
+    group_norm_sums=Launch(rows=32, channels=128, warps=4),
+    group_norm_apply=Launch(rows=32, channels=128, warps=4),
+    layer_norm=Launch(rows=1, channels=0, warps=4),
+    geglu=Launch(rows=4, channels=256, warps=4),
+)
+BY_CAPABILITY: dict[tuple[int, int], Tuning] = {}
+
+
+def tuning_for(capability: tuple[int, int]) -> Tuning:
+    """Return the launch sizes for a compute capability."""
+    return BY_CAPABILITY.get(capability, DEFAULT)
