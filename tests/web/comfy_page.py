@@ -22,7 +22,7 @@ from workflow_layouts import CHECKPOINT
 WORKFLOW_DIR = PACK_ROOT / "workflows"
 SERVER_FLAGS = ("--cpu", "--disable-api-nodes", "--database-url=sqlite:///:memory:")
 PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
-VIEWPORT: ViewportSize = {"width": 1600, "height": 900}
+VIEWPORT: ViewportSize = {"width": 1920, "height": 1080}
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 # What ComfyUI's own page logs without a network and on a server without user files.
 OFFLINE_NOISE = (
@@ -173,6 +173,20 @@ class ComfyPage:
                 const widget = node.widgets?.find(widget => widget.name === "report");
                 return widget?.element?.checkVisibility() ? [[node.title, widget.element.shadowRoot.textContent]] : [];
             }))"""
+        )
+
+    def graph_box(self) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the drawn groups and nodes in the window, in pixels."""
+        return self.evaluate(
+            """() => {
+                const { scale, offset } = app.canvas.ds;
+                const boxes = [...app.canvas.graph.nodes, ...app.canvas.graph.groups].map(item => [...item.boundingRect]);
+                const place = (position, axis) => (position + offset[axis]) * scale;
+                return [
+                    place(Math.min(...boxes.map(box => box[0])), 0), place(Math.min(...boxes.map(box => box[1])), 1),
+                    place(Math.max(...boxes.map(box => box[0] + box[2])), 0), place(Math.max(...boxes.map(box => box[1] + box[3])), 1),
+                ];
+            }"""
         )
 
     def screenshot(self, path: Path) -> Path:

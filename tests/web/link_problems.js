@@ -1,13 +1,14 @@
 // Lists the links of the open workflow that cross each other or run behind a node that they do not belong to. An expression:
-// comfy_page evaluates it. Links are the curves that LiteGraph draws: cubic, bent by a quarter of the distance.
+// comfy_page evaluates it. Links are the curves that LiteGraph draws: cubic, leaving
+// slots by a quarter of the distance, straight at bends.
 () => {
   const STEPS = 48;
   const graph = app.rootGraph;
   const nodeBoxes = graph.nodes.map((node) => ({ node, box: [...node.getBounding()] }));
 
-  const curve = (start, end) => {
+  const curve = (start, end, fromSlot, toSlot) => {
     const bend = Math.hypot(end[0] - start[0], end[1] - start[1]) * 0.25;
-    const control = [start, [start[0] + bend, start[1]], [end[0] - bend, end[1]], end];
+    const control = [start, [start[0] + fromSlot * bend, start[1]], [end[0] - toSlot * bend, end[1]], end];
     return Array.from({ length: STEPS + 1 }, (_, step) => {
       const t = step / STEPS;
       const weights = [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t ** 3];
@@ -23,7 +24,8 @@
       ...link.constructor.getReroutes(graph, link).map((reroute) => [...reroute.pos]),
       to.getInputPos(link.target_slot),
     ];
-    const points = stops.slice(1).flatMap((end, index) => curve(stops[index], end));
+    const last = stops.length - 2;
+    const points = stops.slice(1).flatMap((end, index) => curve(stops[index], end, index === 0, index === last));
     const slot = `${link.origin_id}:${link.origin_slot}`;
     return { from, to, slot, points, name: `${from.title} -> ${to.title}.${to.inputs[link.target_slot].name}` };
   });

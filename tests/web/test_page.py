@@ -6,7 +6,7 @@ import urllib.request
 from typing import Any
 
 import pytest
-from build_workflows import LINK_PROBLEMS
+from build_workflows import link_problems
 from comfy_page import ComfyPage, bundled_workflows, read_api_workflow, read_workflow
 from playwright.sync_api import Browser
 
@@ -61,7 +61,7 @@ def test_workflow_opens(page: ComfyPage, name: str, vue_nodes: bool) -> None:
     unknown = page.evaluate("() => app.rootGraph.nodes.filter(node => !(node.type in LiteGraph.registered_node_types))")
     assert unknown == []
     assert page.evaluate("() => app.rootGraph.nodes.length") == len(workflow["nodes"])
-    assert page.evaluate(LINK_PROBLEMS) == []
+    assert link_problems(page) == []
     assert set(page.reports().values()) <= {PLACEHOLDER}
 
 
