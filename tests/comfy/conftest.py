@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.conftest import PACK_ROOT, comfyui_path
+from ..conftest import PACK_ROOT, comfyui_path
 
 TINY_SDXL = PACK_ROOT / "tests" / "tiny_sdxl"
 
@@ -55,7 +55,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if str(TINY_SDXL) not in sys.path:
         sys.path.append(str(TINY_SDXL))
     path = tmp_path_factory.mktemp("checkpoints") / "tiny_sdxl.safetensors"
-    importlib.import_module("make_checkpoint").write_checkpoint(path)
+    importlib.import_module("make_checkpoint").default_checkpoint(path)
     return path
 
 

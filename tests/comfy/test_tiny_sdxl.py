@@ -1,6 +1,7 @@
 """The tiny SDXL loads, draws and reads pictures through ComfyUI's own code, and leaves every other model's path alone."""
 
 import importlib
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,11 @@ def state(tiny_checkpoint):
     from safetensors.torch import load_file
 
     return load_file(tiny_checkpoint)
+
+
+@pytest.fixture
+def comfy_sd(comfyui) -> Any:
+    return importlib.import_module("comfy.sd")
 
 
 def encode(clip, text):
@@ -89,10 +95,8 @@ def test_own_definitions_agree_with_comfyui(comfyui, tiny_sdxl, state, topology)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-def test_draws_and_redraws_odd_sizes(comfyui, tiny_checkpoint, dtype):
-    import comfy.sd
-
-    model, clip, vae, _ = comfy.sd.load_checkpoint_guess_config(str(tiny_checkpoint), model_options={"dtype": dtype})
+def test_draws_and_redraws_odd_sizes(comfyui, comfy_sd, tiny_checkpoint, dtype):
+    model, clip, vae, _ = comfy_sd.load_checkpoint_guess_config(str(tiny_checkpoint), model_options={"dtype": dtype})
     assert model.model.get_dtype() == dtype
     latent = {"samples": torch.zeros(2, 4, 13, 22)}
     drawn = sample(comfyui, model, clip, latent)
@@ -129,12 +133,11 @@ def test_half_precision_activations_stay_near_fp32(state, topology, dtype, toler
             assert (half - full).square().mean().sqrt() < tolerance * full.std()
 
 
-def test_inpainting_variant_loads(comfyui, tiny_checkpoint):
+def test_inpainting_variant_loads(comfy_sd, tiny_checkpoint):
     import comfy.model_base
-    import comfy.sd
 
     checkpoint = importlib.import_module("make_checkpoint").random_checkpoint(0, in_channels=9)
-    model = comfy.sd.load_state_dict_guess_config(checkpoint)[0]
+    model = comfy_sd.load_state_dict_guess_config(checkpoint)[0]
     assert type(model.model) is comfy.model_base.SDXL
     assert model.model.concat_keys == ("mask", "masked_image")
 
@@ -156,8 +159,7 @@ def test_full_size_sdxl_is_recognised_as_before(comfyui):
 
 
 @pytest.mark.parametrize(("encoder_channels", "decoder_channels"), [(128, 128), (128, 64)])
-def test_other_vaes_take_the_stock_rule(comfyui, encoder_channels, decoder_channels):
-    import comfy.sd
+def test_other_vaes_take_the_stock_rule(comfy_sd, encoder_channels, decoder_channels):
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
     base = {"double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch_mult": [1, 2, 4, 4]}
@@ -165,7 +167,7 @@ def test_other_vaes_take_the_stock_rule(comfyui, encoder_channels, decoder_chann
     stock = AutoencoderKL(
         ddconfig={**base, "ch": encoder_channels}, decoder_ddconfig={**base, "ch": decoder_channels}, embed_dim=4
     )
-    loaded = comfy.sd.VAE(sd={key: torch.zeros_like(tensor) for key, tensor in stock.state_dict().items()}).first_stage_model
+    loaded = comfy_sd.VAE(sd={key: torch.zeros_like(tensor) for key, tensor in stock.state_dict().items()}).first_stage_model
     assert loaded.encoder.conv_in.out_channels == encoder_channels
     assert loaded.decoder.conv_in.out_channels == 4 * decoder_channels
     assert {norm.num_groups for norm in loaded.modules() if isinstance(norm, torch.nn.GroupNorm)} == {32}

@@ -1,7 +1,8 @@
-"""Write a tiny SDXL checkpoint with random weights: python make_checkpoint.py OUT.safetensors [--seed N].
+"""Write the tiny SDXL checkpoint: python make_checkpoint.py OUT.safetensors [--seed N].
 
-The file has SDXL's single-file layout and true topology; `comfy_extension` lets ComfyUI recognise it. Needs torch and
-safetensors, not ComfyUI.
+The trained one from `weights/`; with --seed, or where there are no trained weights, one with random weights. The file has
+SDXL's single-file layout and true topology; `comfy_extension` lets ComfyUI recognise it. Needs torch and safetensors, not
+ComfyUI.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import os
 from pathlib import Path
 
 import torch
+from join import MANIFEST, WEIGHTS, join_parts
 from safetensors.torch import save_file
 from topology import Autoencoder, TextEncoders, UNet, initialise, to_single_file
 
@@ -35,12 +37,23 @@ def write_checkpoint(path: Path, seed: int = 0, in_channels: int = 4) -> None:
         aside.unlink(missing_ok=True)
 
 
+def default_checkpoint(path: Path) -> None:
+    """Write the trained checkpoint, or a random one where `weights/` is not there."""
+    if (WEIGHTS / MANIFEST).is_file():
+        join_parts(WEIGHTS, path)
+    else:
+        write_checkpoint(path)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, metavar="OUT.safetensors")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="random weights instead of the trained ones")
     arguments = parser.parse_args()
-    write_checkpoint(arguments.out, arguments.seed)
+    if arguments.seed is None:
+        default_checkpoint(arguments.out)
+    else:
+        write_checkpoint(arguments.out, arguments.seed)
     print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
 
 

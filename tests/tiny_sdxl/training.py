@@ -24,7 +24,7 @@ class Settings:
     """Everything that decides the result; written into the loss record."""
 
     seed: int = 0
-    sprites: int = 160_000
+    sprites: int = 120_000
     captions_per_kind: int = 48
     vae_minutes: float = 3.0
     vae_batch: int = 96
