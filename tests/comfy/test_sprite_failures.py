@@ -53,7 +53,7 @@ def test_out_of_memory_anywhere_loses_and_changes_nothing(bench, run_batch, fail
     samples, seeds, report = bench.run(model=forward.model, micro_batch=2)
     assert_same_pictures(samples["samples"], singles)
     finished = 2 * (failing_call // 4)
-    assert f"out of memory with 2 at once after {finished} finished sprites: went on with 1" in report
+    assert f"Out of memory with 2 at once after {finished} finished sprites: went on with 1" in report
     # Finished sprites are not drawn again: the failed calls, then four calls for each sprite that is left.
     assert forward.sizes == [4] * (failing_call + 1) + [2] * 4 * (4 - finished)
     assert seeds == (11, 12, 13, 14)

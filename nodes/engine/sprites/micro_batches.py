@@ -1,6 +1,7 @@
 """How many sprites are drawn at once: a plan from measured memory, halved when it was too bold."""
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,17 +33,20 @@ class SamplingFacts:
     """Bytes of one number in the model's compute dtype."""
     memory_usage_factor: float
     """ComfyUI's own factor for the model family, used where nothing was measured."""
-    free_bytes: int
-    """Free on the device, counting models that ComfyUI would evict for this run and not counting weights still to be loaded."""
 
 
-def sprite_bytes(facts: SamplingFacts, samples_per_sprite: int) -> int:
-    """Return the device memory that one more sprite in the batch needs; two samples per sprite with CFG."""
+def samples_per_sprite(cfg: float, sampler_name: str) -> int:
+    """Return how many samples of the UNet one sprite takes: two with CFG, one at CFG 1, where only CFG++ samplers still need both."""
+    return 1 if math.isclose(cfg, 1.0) and "cfg_pp" not in sampler_name else 2
+
+
+def sprite_bytes(facts: SamplingFacts, num_samples: int) -> int:
+    """Return the device memory that one more sprite of `num_samples` samples in the batch needs."""
     if facts.is_sdxl:
         sample = SDXL_SAMPLE_MIB * MIB * (facts.latent_area / 128**2) * (facts.element_size / 2) * SAFETY
     else:
         sample = facts.latent_area * facts.element_size * 0.01 * facts.memory_usage_factor * MIB  # BaseModel.memory_required
-    return max(1, round(sample * samples_per_sprite))
+    return max(1, round(sample * num_samples))
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,9 @@ class MicroBatchPlan:
 
 
 def plan_micro_batches(
-    count: int, asked: int, facts: SamplingFacts, cfg: float, remembered: int | None, coupled: str | None
+    count: int, asked: int, free_bytes: int, per_sprite: int, remembered: int | None, coupled: str | None
 ) -> MicroBatchPlan:
-    """Choose the micro-batch for `count` sprites.
+    """Choose the micro-batch for `count` sprites of `per_sprite` bytes each.
 
     `asked` is the widget (0: choose); `remembered` a size that an earlier run of this node had to fall back to; `coupled` a reason
     why sprites of one batch would change each other.
@@ -66,10 +70,9 @@ def plan_micro_batches(
     if asked:
         size, reason = min(asked, count), "as set"
     else:
-        per_sprite = sprite_bytes(facts, 1 if cfg == 1.0 else 2)
-        fitting = max(1, facts.free_bytes // per_sprite)
+        fitting = max(1, free_bytes // per_sprite)
         size = min(count, fitting, MAX_AUTO_SIZE)
-        reason = f"{fitting} fit into {facts.free_bytes / GIB:.1f} GiB at {per_sprite / GIB:.2f} GiB each"
+        reason = f"{fitting} fit into {free_bytes / GIB:.1f} GiB at {per_sprite / GIB:.2f} GiB each"
     if remembered is not None and remembered < size:
         size, reason = remembered, f"{remembered} after an earlier run was short of memory"
     if asked:

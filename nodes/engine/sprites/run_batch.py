@@ -9,7 +9,7 @@ import torch
 
 from ...comfy_adapters import progress, sampling
 from ..errors import BadInputError
-from .micro_batches import RememberedSizes, SamplingFacts, graph_key, halve, plan_micro_batches, sprite_bytes
+from .micro_batches import RememberedSizes, SamplingFacts, graph_key, halve, plan_micro_batches, samples_per_sprite, sprite_bytes
 from .request import SpriteRequest
 from .seeds import sprite_seeds
 from .step_noise import COUPLED_SAMPLERS, STEP_NOISE, usable_samplers
@@ -57,19 +57,43 @@ def draw_sprites(
     latent = sampling.empty_latent(request.width, request.height) if latent is None else latent
     samples = _checked_samples(model, latent, request.count)
     run = _Run(model, positive, negative, samples, latent.get("noise_mask"), latent.get("batch_index"), request)
-    facts = _facts(model, samples)
+    per_sprite = sprite_bytes(_facts(model, samples), samples_per_sprite(request.cfg, request.sampler_name))
     key = f"{request.micro_batch}:{graph_key(node_id, prompt, tuple(samples.shape[1:]))}"
     plan = plan_micro_batches(
-        request.count, request.micro_batch, facts, request.cfg, _remembered.get(key), _coupling(request, positive + negative)
+        request.count,
+        request.micro_batch,
+        sampling.available_bytes(model),
+        per_sprite,
+        _remembered.get(key),
+        _coupling(request, positive + negative),
     )
-    bar = progress.SamplingProgress(model, max(run.num_steps, 1) * request.count, node_id)
-    notes: list[str] = []
+    started = time.perf_counter()
+    finished, notes = _draw_all(run, plan.size, per_sprite, key, progress.SamplingProgress(model, run.num_ticks, node_id))
+    seconds = time.perf_counter() - started
+    report = "\n".join(
+        [
+            f"{request.count} sprites of {samples.shape[-1] * 8}x{samples.shape[-2] * 8} pixels, {request.steps} steps of "
+            f"{request.sampler_name} with {request.scheduler}, CFG {request.cfg:g}",
+            f"Micro-batch: {plan.size} ({plan.reason})",
+            *notes,
+            f"Seeds: {_seed_words(request, run.seeds)}",
+            f"{seconds:.1f} s, {seconds / request.count:.2f} s per sprite",
+        ]
+    )
+    return SpriteBatch(_batch_latent(latent, torch.cat(finished), request.count), run.seeds, report)
+
+
+def _draw_all(
+    run: "_Run", size: int, per_sprite: int, key: str, bar: progress.SamplingProgress
+) -> tuple[list[torch.Tensor], list[str]]:
+    """Draw micro-batch after micro-batch, halving the size when memory runs out; returns the latents and what happened."""
     finished: list[torch.Tensor] = []
-    size, done, started = plan.size, 0, time.perf_counter()
-    while done < request.count:
-        rows = range(done, min(done + size, request.count))
+    notes: list[str] = []
+    count, done, started = len(run.seeds), 0, time.perf_counter()
+    while done < count:
+        rows = range(done, min(done + size, count))
         try:
-            drawn = run.draw(rows, _report_to(bar, rows, request.count, run.num_steps, started))
+            drawn = run.draw(rows, _report_to(bar, rows, count, run.num_steps, started))
         except RuntimeError as error:  # torch.OutOfMemoryError and AcceleratorError are RuntimeErrors
             if not sampling.is_out_of_memory(error):
                 raise
@@ -80,23 +104,10 @@ def draw_sprites(
             continue
         # Only here is the failed run's traceback gone, and with it the tensors that its frames held.
         sampling.release_cached_memory()
-        per_sprite = sprite_bytes(facts, 1 if request.cfg == 1.0 else 2)
-        smaller = halve(len(rows), per_sprite, sampling.available_bytes(model), torch_words)
-        notes.append(f"out of memory with {len(rows)} at once after {done} finished sprites: went on with {smaller}")
-        _remembered.remember(key, smaller)
-        size = smaller
-    seconds = time.perf_counter() - started
-    report = "\n".join(
-        [
-            f"{request.count} sprites of {samples.shape[-1] * 8}x{samples.shape[-2] * 8} pixels, {request.steps} steps of "
-            f"{request.sampler_name} with {request.scheduler}, CFG {request.cfg:g}",
-            f"Micro-batch: {plan.size} ({plan.reason})",
-            *notes,
-            f"Seeds: {', '.join(map(str, run.seeds))}",
-            f"{seconds:.1f} s, {seconds / request.count:.2f} s per sprite",
-        ]
-    )
-    return SpriteBatch(_batch_latent(latent, torch.cat(finished), request.count), run.seeds, report)
+        size = halve(len(rows), per_sprite, sampling.available_bytes(run.model), torch_words)
+        notes.append(f"Out of memory with {len(rows)} at once after {done} finished sprites: went on with {size}")
+        _remembered.remember(key, size)
+    return finished, notes
 
 
 class _Run:
@@ -112,7 +123,7 @@ class _Run:
         batch_index: list[int] | None,
         request: SpriteRequest,
     ) -> None:
-        self._model = model
+        self.model = model
         self._positive = positive
         self._negative = negative
         self._samples = samples
@@ -122,6 +133,7 @@ class _Run:
         self.seeds = sprite_seeds(request.seed_mode, request.seed, request.seed_list, request.count)
         self._sigmas = sampling.schedule(model, request.sampler_name, request.scheduler, request.steps, request.denoise)
         self.num_steps = max(len(self._sigmas) - 1, 0)
+        self.num_ticks = max(self.num_steps, 1) * request.count
 
     def draw(self, rows: range, callback: sampling.StepCallback) -> torch.Tensor:
         """Sample the sprites `rows` together: [len(rows), C, H, W]."""
@@ -132,7 +144,7 @@ class _Run:
         batch_index = None if index is None else [index[row % len(index)] for row in rows]
         controls: dict[int, Any] = {}
         return sampling.sample(
-            self._model,
+            self.model,
             sampling.own_noise(samples, seeds, batch_index),
             sampling.own_noise_sampler(self._request.sampler_name, STEP_NOISE[self._request.sampler_name].value, seeds),
             self._sigmas,
@@ -170,7 +182,6 @@ def _facts(model: Any, samples: torch.Tensor) -> SamplingFacts:
         latent_area=samples.shape[-1] * samples.shape[-2],
         element_size=sampling.compute_element_size(model),
         memory_usage_factor=sampling.memory_usage_factor(model),
-        free_bytes=sampling.available_bytes(model),
     )
 
 
@@ -178,6 +189,12 @@ def _coupling(request: SpriteRequest, conditioning: list[Any]) -> str | None:
     if any("unclip_conditioning" in options for _, options in conditioning):
         return "unCLIP conditioning draws its noise from one seed per batch"
     return COUPLED_SAMPLERS.get(request.sampler_name)
+
+
+def _seed_words(request: SpriteRequest, seeds: tuple[int, ...]) -> str:
+    if request.seed_mode == "increment" and len(seeds) > 4:
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
 
 
 def _report_to(bar: progress.SamplingProgress, rows: range, count: int, num_steps: int, started: float) -> sampling.StepCallback:

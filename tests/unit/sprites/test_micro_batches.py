@@ -11,14 +11,15 @@ from fast_sprites.nodes.engine.sprites.micro_batches import (
     graph_key,
     halve,
     plan_micro_batches,
+    samples_per_sprite,
     sprite_bytes,
 )
 
-SDXL = SamplingFacts(is_sdxl=True, latent_area=128 * 128, element_size=2, memory_usage_factor=0.8, free_bytes=100 * GIB)
+SDXL = SamplingFacts(is_sdxl=True, latent_area=128 * 128, element_size=2, memory_usage_factor=0.8)
 
 
-def plan(count=64, asked=0, facts=SDXL, cfg=8.0, remembered=None, coupled=None):
-    return plan_micro_batches(count, asked, facts, cfg, remembered, coupled)
+def plan(count=64, asked=0, free_gib=100.0, remembered=None, coupled=None):
+    return plan_micro_batches(count, asked, int(free_gib * GIB), sprite_bytes(SDXL, 2), remembered, coupled)
 
 
 def test_estimate_is_the_measured_one_with_slack():
@@ -30,6 +31,11 @@ def test_estimate_grows_with_area_and_dtype_and_halves_without_cfg():
     assert sprite_bytes(dataclasses.replace(SDXL, latent_area=4 * SDXL.latent_area), 2) == pytest.approx(4 * base)
     assert sprite_bytes(dataclasses.replace(SDXL, element_size=4), 2) == pytest.approx(2 * base)
     assert sprite_bytes(SDXL, 1) == pytest.approx(base / 2)
+
+
+def test_cfg_doubles_the_samples():
+    assert [samples_per_sprite(cfg, "euler") for cfg in (1.0, 8.0)] == [1, 2]
+    assert samples_per_sprite(1.0, "euler_cfg_pp") == 2
 
 
 def test_other_models_take_comfyuis_own_estimate():
@@ -50,12 +56,11 @@ def test_other_models_take_comfyuis_own_estimate():
     ],
 )
 def test_size_comes_from_free_memory_count_and_cap(count, free_gib, size):
-    assert plan(count, facts=dataclasses.replace(SDXL, free_bytes=int(free_gib * GIB))).size == size
+    assert plan(count, free_gib=free_gib).size == size
 
 
 def test_reason_names_the_figures():
-    facts = dataclasses.replace(SDXL, free_bytes=3 * GIB)
-    assert plan(facts=facts).reason == "7 fit into 3.0 GiB at 0.39 GiB each"
+    assert plan(free_gib=3).reason == "7 fit into 3.0 GiB at 0.39 GiB each"
 
 
 def test_asked_size_is_taken_and_never_above_count():
