@@ -167,7 +167,7 @@ def main(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         if not inside:
             print("dev.py: stopped by Ctrl-C", file=sys.stderr)
-        return 130
+        return 0 if arguments[:1] == ["serve"] else 130  # for a server this is the way to end
     except DevError as error:
         print(f"dev.py: {error}", file=sys.stderr)
     except OSError as error:
