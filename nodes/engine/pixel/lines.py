@@ -23,6 +23,8 @@ def line_evidence(votes: Floats, pitch: float) -> Floats:
         return np.zeros_like(votes)
     strong = np.sort(peaks)[-max(1, round(len(votes) / pitch / 2)) :]
     reference = max(float(np.median(strong)), 1e-6)
+    # what noise votes for everywhere is no evidence, and would favour more lines
+    smooth = np.maximum(smooth - np.median(smooth), 0)
     return (smooth / (smooth + 0.25 * reference)).astype(np.float32)
 
 

@@ -6,11 +6,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .colour import Floats, lab_to_srgb, srgb_to_lab
+from .dither import nearest_labels
 
 MAX_COLOURS = 256
 # Colours nearer than this (CIELAB) are one colour to the eye.
 _LEAST_DISTANCE = 2.4
 _MAX_BINS = 1600
+# How far, in shares of the step to a neighbour, sharpening carries a cell beyond its own colour.
+_HALO = 1.4
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,11 @@ def find_palette(pictures: NDArray[np.floating], max_colours: int = 0) -> Palett
     cluster = _density_clusters(bins, noise)
     labels = np.full(opaque.shape, -1, dtype=np.intp)
     labels[opaque] = cluster[bins.of_cell]
-    labels = _drop_mixtures(lab, labels, noise)
+    for _ in range(3):
+        labels, merged = _merge_touching(lab, labels, noise)
+        if not merged:
+            break
+    labels = _drop_blends(lab, labels, noise)
     centres, weights = _centres(lab, labels)
     limit = max_colours or MAX_COLOURS
     if len(centres) > limit:
@@ -88,7 +95,7 @@ def _squared_distances(first: Floats, second: Floats) -> Floats:
 def _density_clusters(bins: _Bins, noise: float) -> NDArray[np.intp]:
     """Return the cluster of each bin: bins climb to their nearest denser neighbour, and a bin without one in reach is a peak."""
     width = max(0.8, 0.8 * noise)
-    reach = max(_LEAST_DISTANCE, 2.0 * noise)
+    reach = max(_LEAST_DISTANCE, 3.0 * noise)
     squares = _squared_distances(bins.lab, bins.lab)
     density = np.exp(-squares / (2 * width**2)) @ bins.weight
     rank = np.empty(len(density), dtype=np.intp)
@@ -110,15 +117,114 @@ def _centres(lab: Floats, labels: NDArray[np.intp]) -> tuple[Floats, NDArray[np.
     flat, members = labels.ravel(), lab.reshape(-1, 3)
     members, flat = members[flat >= 0], flat[flat >= 0]
     order = np.argsort(flat, kind="stable")
-    present, starts = np.unique(flat[order], return_index=True)
+    starts = np.unique(flat[order], return_index=True)[1]
     groups = np.split(members[order], starts[1:])
     centres = np.array([np.median(group, axis=0) for group in groups], dtype=np.float32)
     return centres, np.array([len(group) for group in groups])
 
 
-def _drop_mixtures(lab: Floats, labels: NDArray[np.intp], noise: float) -> NDArray[np.intp]:
-    """Hand cells of tiny clusters that look like a blend of two of their neighbours to the nearest other cluster."""
-    return labels
+def _touching_pairs(lab: Floats, labels: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp], Floats]:
+    """Return the labels of both cells and their colour distance for every two four-neighbours."""
+    first, second, distance = [], [], []
+    for a, b in ((np.s_[:, :, 1:], np.s_[:, :, :-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        both = (labels[a] >= 0) & (labels[b] >= 0) & (labels[a] != labels[b])
+        first.append(labels[a][both])
+        second.append(labels[b][both])
+        distance.append(np.linalg.norm(lab[a][both] - lab[b][both], axis=-1))
+    return np.concatenate(first), np.concatenate(second), np.concatenate(distance)
+
+
+def _merge_touching(lab: Floats, labels: NDArray[np.intp], noise: float) -> tuple[NDArray[np.intp], bool]:
+    """Merge clusters whose colours run into each other without a step where they touch: one colour that drifts over the picture."""
+    centres, weights = _centres(lab, labels)
+    count = len(centres)
+    first, second, distance = _touching_pairs(lab, labels)
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    keys, inverse, pairs = np.unique(low * count + high, return_inverse=True, return_counts=True)
+    step = np.bincount(inverse, distance) / np.maximum(pairs, 1)
+    low, high = keys // count, keys % count
+    apart = np.linalg.norm(centres[low] - centres[high], axis=-1)
+    smaller = np.minimum(weights[low], weights[high])
+    drifting = (step < np.maximum(_LEAST_DISTANCE, 3.0 * noise)) | (step < 0.5 * apart)
+    drifting &= (apart < np.maximum(8.0, 6.0 * noise)) & (pairs >= 0.5 * smaller)
+    target = np.arange(count)
+    for index in np.flatnonzero(drifting)[np.argsort(step[drifting])]:
+        a, b = _root(target, int(low[index])), _root(target, int(high[index]))
+        if a != b:
+            big, small = (a, b) if weights[a] >= weights[b] else (b, a)
+            target[small] = big
+            weights[big] += weights[small]
+    roots = np.array([_root(target, i) for i in range(count)])
+    renamed = np.unique(roots, return_inverse=True)[1]
+    return np.where(labels >= 0, renamed[labels], -1), bool(drifting.any())
+
+
+def _root(target: NDArray[np.intp], index: int) -> int:
+    while target[index] != index:
+        index = int(target[index])
+    return index
+
+
+def _drop_blends(lab: Floats, labels: NDArray[np.intp], noise: float) -> NDArray[np.intp]:
+    """Hand the cells of small clusters that blur, and no artist, made to the nearest other cluster.
+
+    A cluster goes if it holds next to nothing beside a colour like it, or if most of its cells lie, in colour, between a neighbouring
+    cell's colour and some other one, unless it is as compact as a drawn colour is.
+    """
+    centres, weights = _centres(lab, labels)
+    total = int(weights.sum())
+    small = weights <= max(3, round(0.01 * total))
+    if small.all() or not small.any():
+        return labels
+    sure = np.flatnonzero(~small)
+    gap = np.sqrt(_squared_distances(centres, centres[sure]).min(axis=1))
+    cells = np.argwhere(small[labels] & (labels >= 0))
+    of_cell = labels[tuple(cells.T)]
+    colours = lab[tuple(cells.T)]
+    blended = _between_neighbours(cells, colours, labels, small, centres, sure, max(2.5, 1.5 * noise))
+    near = np.linalg.norm(colours - centres[of_cell], axis=-1) < 0.5 + 1.2 * noise
+    cell_counts = np.maximum(np.bincount(of_cell, minlength=len(centres)), 1)
+    blend_share = np.bincount(of_cell, blended, minlength=len(centres)) / cell_counts
+    compact_share = np.bincount(of_cell, near, minlength=len(centres)) / cell_counts
+    tiny = max(2.0, 0.0015 * (total - int(weights.max())))
+    firm = np.maximum(compact_share * weights, 1)
+    dropped = small & (
+        (gap < max(4.5, 6.5 * noise) * np.sqrt(tiny / firm))
+        | ((blend_share > 0.6) & ((weights <= 3) | (compact_share < 0.7)))
+        | ((weights > 3) & (compact_share < 0.3))
+    )
+    kept = np.flatnonzero(~dropped)
+    renamed = np.empty(len(centres), dtype=np.intp)
+    renamed[kept] = np.arange(len(kept))
+    renamed[dropped] = nearest_labels(centres[dropped], centres[kept])
+    return np.where(labels >= 0, renamed[labels], -1)
+
+
+def _between_neighbours(
+    cells: NDArray[np.intp],
+    colours: Floats,
+    labels: NDArray[np.intp],
+    small: NDArray[np.bool_],
+    centres: Floats,
+    sure: NDArray[np.intp],
+    tolerance: float,
+) -> NDArray[np.bool_]:
+    """Return whether each cell's colour lies between that of one of its four neighbours and any sure colour, or in a halo beyond."""
+    padded = np.pad(labels, ((0, 0), (1, 1), (1, 1)), constant_values=-1)
+    picture, y, x = cells.T
+    blended = np.zeros(len(cells), dtype=bool)
+    for dy, dx in ((0, 1), (2, 1), (1, 0), (1, 2)):
+        beside = padded[picture, y + dy, x + dx]
+        usable = (beside >= 0) & ~small[beside]
+        if not usable.any():
+            continue
+        start = centres[beside[usable]][:, None]
+        span = centres[sure][None] - start
+        offset = colours[usable][:, None] - start
+        share = np.clip((offset * span).sum(axis=-1) / np.maximum((span**2).sum(axis=-1), 1e-6), 0, _HALO)
+        off = np.linalg.norm(offset - share[..., None] * span, axis=-1)
+        blended[usable] |= ((off < tolerance) & (share > 0.08)).any(axis=1)
+    return blended
 
 
 def _merge_down(centres: Floats, weights: NDArray[np.intp], count: int) -> tuple[Floats, NDArray[np.intp]]:

@@ -6,6 +6,8 @@ from .colour import Floats
 
 _WINDOW_PX = 320
 _PEAKS = 5
+# Votes for one line fall on px this far apart.
+_LINE_LAGS = (1, 2)
 
 
 def pitch_spectrum(profiles: list[Floats], min_pitch: float, max_pitch: float) -> tuple[Floats, Floats]:
@@ -22,7 +24,9 @@ def pitch_spectrum(profiles: list[Floats], min_pitch: float, max_pitch: float) -
         for start in range(0, max(1, len(profile) - window_px // 2), window_px // 2):
             part = profile[start : start + window_px]
             part = part * taper[: len(part)]
-            total += np.abs(np.fft.rfft(part, n=padded))
+            # a lone line agrees with itself at any pitch: take out what each line adds to its own sum
+            own = float((part**2).sum()) + sum(2 * float((part[lag:] * part[:-lag]).sum()) for lag in _LINE_LAGS)
+            total += np.sqrt(np.maximum(np.abs(np.fft.rfft(part, n=padded)) ** 2 - own, 0))
             mass += float(part.sum())
     first, last = int(np.ceil(padded / max_pitch)), int(padded / min_pitch)
     bins = np.arange(first, last + 1)
