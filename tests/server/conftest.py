@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 import pytest
 import safetensors.torch
 import torch
-
-from ..conftest import PACK_ROOT, comfyui_path
-
 from dev_tools.workspace import TINY_CHECKPOINT, link_folder
 from fast_sprites.nodes.benchmark.client import ComfyClient, connect
 from fast_sprites.nodes.benchmark.server import ComfyServer, ServerSetup, known_flags
+
+from ..conftest import PACK_ROOT, comfyui_path
 
 TINY_SDXL = PACK_ROOT / "tests" / "tiny_sdxl"
 FLAGS = ("--cpu", "--disable-api-nodes", "--database-url=sqlite:///:memory:")
