@@ -113,7 +113,7 @@ class ComfyPage:
         self.wait_until_ready()
 
     def _heard(self, kind: str, text: str, url: str) -> None:
-        ours = "/fast-sprites/" in url
+        ours = "/fast-sprites/" in url and not url.endswith("/en.md")  # the page asks for a translated help page first
         if kind == "error" and (ours or not any(noise in text for noise in OFFLINE_NOISE)):
             self.console.append(f"{text} ({url})")
 

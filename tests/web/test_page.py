@@ -123,25 +123,7 @@ def test_cached_nodes_report_again(page: ComfyPage) -> None:
 
 
 @renderers
-def test_reports_come_back_after_a_reload(browser: Browser, address: str, vue_nodes: bool) -> None:
-    page = ComfyPage(browser, address)
-    page.use_vue_nodes(vue_nodes)
-    page.load(small(read_workflow("sprite_optimized")), "reload")
-    page.run()
-    page.settle()
-    reports = page.reports()
-    assert PLACEHOLDER not in reports.values()
-    page.page.reload()
-    page.wait_until_ready()
-    page.page.wait_for_function("() => app.canvas.graph.nodes.some(node => node.type === 'OptimizeModel')")
-    page.settle()
-    assert page.reports() == reports
-    assert page.console == []
-    page.close()
-
-
-@renderers
-def test_reports_inside_a_subgraph(browser: Browser, address: str, vue_nodes: bool) -> None:
+def test_reports_in_subgraphs_and_after_a_reload(browser: Browser, address: str, vue_nodes: bool) -> None:
     page = ComfyPage(browser, address)
     page.use_vue_nodes(vue_nodes)
     page.load(small(read_workflow("sprite_optimized")), "subgraph")
@@ -156,18 +138,56 @@ def test_reports_inside_a_subgraph(browser: Browser, address: str, vue_nodes: bo
         app.canvas.openSubgraph(host.subgraph, host);
     }"""
     page.run()
-    assert "Optimize Model" not in page.reports()
+    page.settle()
+    outside = page.reports()
+    assert set(outside) == {"Optimize VAE", "Memory Probe"}
+    assert PLACEHOLDER not in outside.values()
     page.evaluate(open_subgraph)
     page.settle()
-    reports = page.reports()
-    assert shown(reports["Optimize Model"]) in map(shown, last_texts(address).values())
+    inside = page.reports()
+    assert set(inside) == {"Optimize Model"}
+    assert shown(inside["Optimize Model"]) in map(shown, last_texts(address).values())
     page.screenshot(SCREENSHOTS / f"subgraph-{'vue' if vue_nodes else 'legacy'}.png")
 
     page.page.reload()
     page.wait_until_ready()
     page.page.wait_for_function("() => app.rootGraph.nodes.some(node => node.isSubgraphNode())")
+    page.settle()
+    page.evaluate("() => app.canvas.setGraph(app.rootGraph)")
+    page.settle()
+    assert page.reports() == outside
     page.evaluate(open_subgraph)
     page.settle()
-    assert page.reports() == reports
+    assert page.reports() == inside
     assert page.console == []
     page.close()
+
+
+def test_templates_browser_lists_the_workflows(page: ComfyPage) -> None:
+    page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    dialog = page.page.get_by_role("dialog")
+    dialog.get_by_text("fast-sprites", exact=True).click()
+    dialog.get_by_text(f"of {len(WORKFLOWS)} templates").wait_for()
+    for name in WORKFLOWS:
+        thumbnail = dialog.get_by_alt_text(name, exact=True)
+        thumbnail.scroll_into_view_if_needed()
+        page.page.wait_for_function("image => image.complete && image.naturalWidth > 0", arg=thumbnail.element_handle())
+    page.screenshot(SCREENSHOTS / "templates.png")
+    dialog.get_by_alt_text("batch_optimized", exact=True).click()
+    page.page.wait_for_function("() => app.rootGraph.nodes.some(node => node.type === 'BatchSpriteSampler')")
+
+
+def test_two_copies_of_a_template_are_two_workflows(page: ComfyPage) -> None:
+    ids = []
+    for _ in range(2):
+        page.load(read_workflow("sprite_optimized"), "sprite_optimized")
+        ids.append(page.evaluate("() => app.rootGraph.id"))
+    assert ids[0] != ids[1]
+
+
+def test_help_page_opens(page: ComfyPage) -> None:
+    page.load(read_workflow("sprite_optimized"), "help")
+    page.evaluate("() => app.canvas.selectNode(app.canvas.graph.nodes.find(node => node.type === 'OptimizeModel'))")
+    page.page.get_by_test_id("info-button").click()
+    page.page.get_by_text("A model that is no SDXL UNet is passed through untouched.").wait_for()
+    page.screenshot(SCREENSHOTS / "help.png")

@@ -273,7 +273,14 @@ def sprite_sheet() -> Workflow:
             *pixel_groups("sprites/items", {"seeds": ("sample", "seeds")}, {}),
         ],
         # Under everything: only the wire into VAE Decode is in its way.
-        {("sheet", "seeds"): [Bend("sample", 318, 120), Bend("sample", 318, 740), Bend("snap", 0, 380), Bend("background", 316, 1110)]},
+        {
+            ("sheet", "seeds"): [
+                Bend("sample", 318, 120),
+                Bend("sample", 318, 740),
+                Bend("snap", 0, 380),
+                Bend("background", 316, 1110),
+            ]
+        },
     )
 
 
