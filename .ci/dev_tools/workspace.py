@@ -79,10 +79,12 @@ def link_folder(target: Path, link: Path) -> None:
 def link_checkpoint(checkpoint: Path, folder: Path) -> str:
     """Make `checkpoint` visible in `folder` without copying it; the name under which ComfyUI lists it."""
     link = folder / checkpoint.name
-    if os.path.lexists(link):
-        if link.samefile(checkpoint) if link.exists() else False:
-            return link.name
+    if link.exists() and link.samefile(checkpoint):
+        return link.name
+    if link.is_symlink():
         link.unlink()
+    elif link.exists():
+        raise DevError(f"{folder} holds another file named {link.name}: give the checkpoint another name, or remove that file.")
     try:
         link.symlink_to(checkpoint.resolve())
     except OSError:

@@ -386,3 +386,19 @@ def test_checkpoints_are_linked_not_copied(tmp_path: Path):
     assert os.path.samefile(folder / "sdxl.safetensors", checkpoint)
     assert link_checkpoint(folder / "sdxl.safetensors", folder) == "sdxl.safetensors"
     assert checkpoint.read_bytes() == b"weights"
+
+
+def test_another_file_of_the_same_name_is_never_removed(tmp_path: Path):
+    first, second, folder = tmp_path / "a" / "x.safetensors", tmp_path / "b" / "x.safetensors", tmp_path / "checkpoints"
+    for path in (first, second, folder / "x"):
+        path.parent.mkdir()
+    first.write_bytes(b"first")
+    second.write_bytes(b"second")
+    link_checkpoint(first, folder)
+    link_checkpoint(second, folder)  # our own link is moved
+    assert (folder / "x.safetensors").read_bytes() == b"second"
+    (folder / "x.safetensors").unlink()
+    (folder / "x.safetensors").write_bytes(b"a copy that somebody made")
+    with pytest.raises(DevError, match=r"holds another file named x\.safetensors"):
+        link_checkpoint(first, folder)
+    assert (folder / "x.safetensors").read_bytes() == b"a copy that somebody made"
