@@ -83,12 +83,12 @@ def main(argv: Sequence[str]) -> int:
     if device is None:
         os.environ.setdefault(*SHARE_THE_CPU)
     server = make_server(options, device)
-    errors = pack_module("nodes.engine.errors")
+    pack_error, server_error = pack_module("nodes.engine.errors").PackError, pack_module("nodes.benchmark.server").ServerError
     try:
         if options.command == "serve":
             return serve(server, options.checkpoint_name)
         tiny = options.checkpoint_name == TINY_CHECKPOINT
         return demo.run_demo(server, options.checkpoint_name, tiny, options.workflow, options.output, device)
-    except errors.PackError as error:
-        tail = getattr(error, "log_tail", "") or (server.log_tail() if server.setup.log.is_file() else "")
-        raise DevError(f"{error}\n--- the end of {server.setup.log}\n{tail}") from error
+    except pack_error as error:
+        tail = error.log_tail if isinstance(error, server_error) else server.log_tail()
+        raise DevError(f"{error}\n--- the end of {server.setup.log}:\n{tail}" if tail else str(error)) from error
