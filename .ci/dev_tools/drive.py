@@ -70,7 +70,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one command; raises DevError with the end of the server's log if the server fails."""
+    """Run one command; shows the end of the server's log and raises DevError if that fails."""
     options = arguments().parse_args(argv)
     missing = [name for name in NEEDED_MODULES if importlib.util.find_spec(name) is None]
     if missing:
@@ -91,4 +91,6 @@ def main(argv: Sequence[str]) -> int:
         return demo.run_demo(server, options.checkpoint_name, tiny, options.workflow, options.output, device)
     except pack_error as error:
         tail = error.log_tail if isinstance(error, server_error) else server.log_tail()
-        raise DevError(f"{error}\n--- the end of {server.setup.log}:\n{tail}" if tail else str(error)) from error
+        if tail:
+            print(f"--- the end of {server.setup.log}:\n{tail}\n---", file=sys.stderr)
+        raise DevError(str(error)) from error
