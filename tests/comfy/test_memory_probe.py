@@ -75,24 +75,29 @@ class Server:
             self.errors.append(data)
 
 
-def test_probe_runs_in_every_prompt_and_nodes_above_it_do_not(comfyui, pack_nodes):
+def queue(graph: dict[str, Any], *, times: int = 1) -> list[list[str]]:
+    """Validate and execute a graph, several times on one executor; returns the nodes that ran each time."""
     import execution
 
+    server = Server()
+    executor = execution.PromptExecutor(server, cache_args={"ram": 0.0, "ram_inactive": 0.0, "lru": 0})
+    ran = []
+    for i in range(times):
+        prompt = copy.deepcopy(graph)  # every POST makes its own; ComfyUI notes in it what has changed
+        valid, error, outputs, node_errors = asyncio.run(execution.validate_prompt(str(i), prompt, None))
+        assert valid, (error, node_errors)
+        server.ran.clear()
+        executor.execute(prompt, str(i), {"client_id": "test"}, outputs)
+        assert server.errors == []
+        ran.append(list(server.ran))
+    return ran
+
+
+def test_probe_runs_in_every_prompt_and_nodes_above_it_do_not(pack_nodes):
     assert math.isnan(pack_nodes["MemoryProbe"].fingerprint_inputs())
     widgets = {"reset_peak": False, "snapshot": "", "compare_with": ""}
     graph = {
         "1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
         "2": {"class_type": "MemoryProbe", "inputs": {"value": ["1", 0], "label": "here", **widgets}},
     }
-    server = Server()
-    executor = execution.PromptExecutor(server, cache_args={"ram": 0.0, "ram_inactive": 0.0, "lru": 0})
-    ran = []
-    for prompt_id in ("first", "second"):
-        prompt = copy.deepcopy(graph)  # every POST makes its own; ComfyUI notes in it what has changed
-        valid, error, outputs, _ = asyncio.run(execution.validate_prompt(prompt_id, prompt, None))
-        assert valid, error
-        server.ran.clear()
-        executor.execute(prompt, prompt_id, {"client_id": "test"}, outputs)
-        assert server.errors == []
-        ran.append(list(server.ran))
-    assert ran == [["1", "2"], ["2"]]
+    assert queue(graph, times=2) == [["1", "2"], ["2"]]

@@ -1,5 +1,6 @@
 """SaveSprites in a real ComfyUI: files, names, metadata and what the metadata draws."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 
 from tests.comfy.test_batch_sprite_sampler import Bench, assert_same_pictures
+from tests.comfy.test_memory_probe import queue
 
 SAMPLER_INPUTS = {
     "count": 4, "width": 64, "height": 64, "seed": 11, "seed_mode": "random", "steps": 4, "cfg": 5.0, "sampler_name": "euler_ancestral",
@@ -182,6 +184,27 @@ def test_each_file_carries_the_graph_that_draws_it_alone(save, output, bench, pa
         alone, (seed,), (prompt,) = draw(json.loads(texts["prompt"]))
         assert (seed, prompt.text) == (seeds[i], prompts[i].text)
         assert_same_pictures(alone, samples[i : i + 1])
+
+
+def test_file_queued_again_gives_that_sprite(comfyui, pack_nodes, tiny_checkpoint, output, monkeypatch):
+    """The whole way through ComfyUI's validation and executor, as a browser queues it."""
+    import folder_paths
+
+    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda kind, name: str(tiny_checkpoint))
+    monkeypatch.setattr(folder_paths, "get_filename_list", lambda kind: [tiny_checkpoint.name])
+    graph = copy.deepcopy(GRAPH)
+    graph["1"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": tiny_checkpoint.name}}
+    graph["3"]["inputs"]["count"] = ["2", 3]
+    graph["8"] = {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["1", 2]}}
+    graph["9"]["inputs"] |= {"filename": "whole_%index%", "format": "png"}
+    queue(graph)
+    batch = sorted(output.glob("whole_*.png"))
+    assert [path.name for path in batch] == [f"whole_0000{n}.png" for n in (1, 2, 3, 4)]
+    restored = json.loads(Image.open(batch[2]).info["prompt"])
+    restored["9"]["inputs"]["filename"] = "alone"
+    queue(restored)
+    difference = np.asarray(Image.open(output / "alone.png")).astype(int) - np.asarray(Image.open(batch[2])).astype(int)
+    assert np.abs(difference).max() <= 1  # a value that lies between two bytes may fall on either side
 
 
 def test_disabled_metadata_is_left_out(save, output, monkeypatch):
