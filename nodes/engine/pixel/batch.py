@@ -108,7 +108,7 @@ def cut_background_images(
         if mask is None:
             raise BadInputError("The method 'mask' needs a mask; connect one or choose 'plain background'.")
         masks = to_masks(mask, count)
-        marked = majority(masks, (_even_lines(*masks.shape[1:], height, width),) * count)
+        marked = majority(masks, (_even_lines(masks.shape[1], masks.shape[2], height, width),) * count)
         opaque = marked if mask_marks == "sprite" else ~marked
     else:
         opaque = np.stack([background_alpha(c, enclosed_holes=enclosed_holes, tolerance=tolerance) > 0 for c in cells])

@@ -40,7 +40,7 @@ def cell_deviation(picture: NDArray[np.floating], lines: CellLines) -> Floats:
 
 def sample_cells(picture: NDArray[np.floating], lines: CellLines, pitch: float) -> tuple[Floats, Floats]:
     """Return the colour (h, w, 3) and the spread (h, w) of each cell: the mean of the half of its taps nearest to their median."""
-    count = 5 if pitch >= 6 else 3 if pitch >= 3 else 1
+    count = int(np.clip(pitch // 2, 4, 8)) if pitch >= 6 else 3 if pitch >= 3 else 1
     taps = gather_taps(picture, lines, count, 0.5)
     middle = np.partition(taps, len(taps) // 2, axis=0)[len(taps) // 2]
     distance = np.abs(taps - middle).sum(axis=-1)

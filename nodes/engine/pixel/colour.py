@@ -12,7 +12,7 @@ _RGB_TO_XYZ = np.array(
 _XYZ_TO_RGB = np.linalg.inv(_RGB_TO_XYZ)
 
 
-def srgb_to_lab(rgb: NDArray[np.floating]) -> Floats:
+def srgb_to_lab(rgb: NDArray[np.floating] | NDArray[np.uint8]) -> Floats:
     """Convert sRGB in 0..255, shape (..., 3), to CIELAB (IEC 61966-2-1, CIE 15:2004)."""
     value = np.clip(np.asarray(rgb, dtype=np.float32) / 255, 0, 1)
     linear = np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)

@@ -21,7 +21,8 @@ def _strips(picture: NDArray[np.floating]) -> Floats:
     total = picture[: across // run * run : run].astype(np.float32)
     for offset in range(1, run):
         total += picture[offset : across // run * run : run]
-    return np.ascontiguousarray(total) / np.float32(run)
+    total /= run
+    return np.ascontiguousarray(total)
 
 
 def _profile(strips: Floats) -> Floats:

@@ -71,15 +71,13 @@ def refine_pitch(lines: NDArray[np.intp], evidence: Floats, pitch: float) -> tup
     if sure.sum() < 4:
         return pitch, 0.0
     position, w = lines[sure].astype(np.float64), weight[sure].astype(np.float64)
+    certainty = 0.0
     for _ in range(2):
         index = np.concatenate([[0], np.cumsum(np.maximum(1, np.rint(np.diff(position) / pitch)))])
-        mean_index, mean_position = np.average(index, weights=w), np.average(position, weights=w)
-        centred = index - mean_index
-        denominator = (w * centred**2).sum()
-        if denominator <= 0:
-            return pitch, 0.0
-        pitch = float((w * centred * (position - mean_position)).sum() / denominator)
-    return pitch, float((w * (index - mean_index) ** 2).sum())
+        centred = index - np.average(index, weights=w)
+        certainty = float((w * centred**2).sum())
+        pitch = float((w * centred * (position - np.average(position, weights=w))).sum() / certainty)
+    return pitch, certainty
 
 
 def place_lines(sure: NDArray[np.intp], evidence: Floats, pitch: float, count: int, *, whole: bool = False) -> Floats:

@@ -182,11 +182,13 @@ def _drop_blends(lab: Floats, labels: NDArray[np.intp], noise: float) -> NDArray
     of_cell = labels[tuple(cells.T)]
     colours = lab[tuple(cells.T)]
     blended = _between_neighbours(cells, colours, labels, small, centres, sure, max(2.5, 1.5 * noise))
-    near = np.linalg.norm(colours - centres[of_cell], axis=-1) < 0.5 + 1.2 * noise
+    large = ~small[labels] & (labels >= 0)
+    spread = float(np.median(np.linalg.norm(lab[large] - centres[labels[large]], axis=-1)))
+    near = np.linalg.norm(colours - centres[of_cell], axis=-1) < 0.5 + 1.5 * spread
     cell_counts = np.maximum(np.bincount(of_cell, minlength=len(centres)), 1)
     blend_share = np.bincount(of_cell, blended, minlength=len(centres)) / cell_counts
     compact_share = np.bincount(of_cell, near, minlength=len(centres)) / cell_counts
-    tiny = max(2.0, 0.0015 * (total - int(weights.max())))
+    tiny = max(1.0, 0.002 * (total - int(weights.max())))
     firm = np.maximum(compact_share * weights, 1)
     dropped = small & (
         (gap < max(4.5, 6.5 * noise) * np.sqrt(tiny / firm))
@@ -229,14 +231,19 @@ def _between_neighbours(
 
 def _merge_down(centres: Floats, weights: NDArray[np.intp], count: int) -> tuple[Floats, NDArray[np.intp]]:
     """Merge the pair whose merger moves the least weighted colour (Ward's rule) until `count` colours are left."""
-    centres, weights = centres.astype(np.float64), weights.astype(np.float64)
-    while len(centres) > count:
-        squares = ((centres[:, None] - centres) ** 2).sum(axis=-1)
-        cost = squares * (weights[:, None] * weights / (weights[:, None] + weights))
-        np.fill_diagonal(cost, np.inf)
-        keep, drop = np.unravel_index(int(cost.argmin()), cost.shape)
-        total = weights[keep] + weights[drop]
-        centres[keep] = (centres[keep] * weights[keep] + centres[drop] * weights[drop]) / total
-        weights[keep] = total
-        centres, weights = np.delete(centres, drop, axis=0), np.delete(weights, drop)
-    return centres.astype(np.float32), weights.astype(np.intp)
+    places, masses = centres.astype(np.float64), weights.astype(np.float64)
+    squares = ((places[:, None] - places) ** 2).sum(axis=-1)
+    cost = squares * (masses[:, None] * masses / (masses[:, None] + masses))
+    np.fill_diagonal(cost, np.inf)
+    for _ in range(len(places) - count):
+        keep, drop = divmod(int(cost.argmin()), len(places))
+        total = masses[keep] + masses[drop]
+        places[keep] = (places[keep] * masses[keep] + places[drop] * masses[drop]) / total
+        masses[keep], masses[drop] = total, 0
+        cost[drop], cost[:, drop] = np.inf, np.inf
+        alive = np.isfinite(cost).any(axis=1) & (masses > 0)
+        alive[keep] = False
+        gaps = ((places[alive] - places[keep]) ** 2).sum(axis=-1) * (masses[alive] * total / (masses[alive] + total))
+        cost[keep, alive], cost[alive, keep] = gaps, gaps
+    left = masses > 0
+    return places[left].astype(np.float32), np.rint(masses[left]).astype(np.intp)

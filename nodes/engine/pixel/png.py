@@ -2,11 +2,15 @@
 
 import io
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def encode_rgba(pixels: NDArray[np.uint8], texts: Mapping[str, str]) -> bytes:
@@ -51,7 +55,7 @@ def encode_indexed(indices: NDArray[np.uint8], entries: NDArray[np.uint8], texts
     return _encode(picture, texts, {"transparency": 0})
 
 
-def _encode(picture: "Image.Image", texts: Mapping[str, str], options: dict[str, int]) -> bytes:  # noqa: F821
+def _encode(picture: "Image", texts: Mapping[str, str], options: dict[str, int]) -> bytes:
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()

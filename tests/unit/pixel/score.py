@@ -22,7 +22,7 @@ if __name__ == "__main__":
 from fast_sprites.nodes.engine.pixel.colour import ciede2000, srgb_to_lab
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from generator import LEVELS, Case, make_case
+from generator import LEVELS, Case, Level, make_case
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def score_case(case: Case, **options: object) -> Score:
     )
 
 
-def _work(job: tuple[int, str]) -> tuple[int, str, str, str, float, int, Score]:
+def _work(job: tuple[int, Level]) -> tuple[int, Level, str, str, float, int, Score]:
     seed, level = job
     case = make_case(seed, level)
     return seed, level, case.kind, case.mode, case.size, len(case.palette), score_case(case)

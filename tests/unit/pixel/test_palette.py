@@ -1,0 +1,97 @@
+"""Colours, palettes and dithering."""
+
+import numpy as np
+import pytest
+from fast_sprites.nodes.engine.pixel.builtin_palettes import BUILTIN_PALETTES
+from fast_sprites.nodes.engine.pixel.colour import ciede2000, lab_to_srgb, srgb_to_lab
+from fast_sprites.nodes.engine.pixel.dither import DITHERS, bayer_matrix, map_to_palette
+from fast_sprites.nodes.engine.pixel.palette import find_palette
+from fast_sprites.nodes.engine.pixel.palette_files import builtin_palette
+
+
+# Sharma, Wu and Dalal 2005, table 1
+@pytest.mark.parametrize(
+    ("first", "second", "difference"),
+    [
+        ((50.0, 2.6772, -79.7751), (50.0, 0.0, -82.7485), 2.0425),
+        ((50.0, 2.5, 0.0), (50.0, 0.0, -2.5), 4.3065),
+        ((50.0, 2.49, -0.001), (50.0, -2.49, 0.0011), 7.2195),
+        ((2.0776, 0.0795, -1.135), (0.9033, -0.0636, -0.5514), 0.9082),
+        ((60.2574, -34.0099, 36.2677), (60.4626, -34.1751, 39.4387), 1.2644),
+    ],
+)
+def test_ciede2000_matches_the_published_pairs(first, second, difference):
+    assert float(ciede2000(np.array(first), np.array(second))) == pytest.approx(difference, abs=1e-4)
+
+
+def test_lab_round_trip():
+    rgb = np.random.default_rng(0).integers(0, 256, (500, 3)).astype(np.float32)
+    assert np.abs(lab_to_srgb(srgb_to_lab(rgb)) - rgb).max() < 0.1
+    assert srgb_to_lab(np.array([255.0, 255.0, 255.0])) == pytest.approx([100, 0, 0], abs=0.02)
+
+
+def drawn(colours: list[tuple[int, int, int]], noise: float, side: int = 48) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    labels = np.kron(rng.integers(0, len(colours), (side // 4, side // 4)), np.ones((4, 4), int))
+    return np.clip(np.array(colours, dtype=np.float32)[labels] + rng.normal(0, noise, (side, side, 3)), 0, 255)[None]
+
+
+SIX = [(20, 20, 30), (200, 40, 40), (220, 90, 60), (40, 160, 80), (60, 100, 220), (240, 240, 230)]
+
+
+@pytest.mark.parametrize("noise", [0.0, 2.0, 4.0])
+def test_number_of_colours_is_found(noise):
+    palette = find_palette(drawn(SIX, noise)).colours
+    assert len(palette) == 6
+    gap = ciede2000(srgb_to_lab(np.array(SIX))[:, None], srgb_to_lab(palette)[None]).min(axis=1)
+    assert gap.max() < 1.0
+
+
+def test_at_most_n_colours():
+    pictures = drawn(SIX, 1.0)
+    for count in (1, 2, 5):
+        assert len(find_palette(pictures, count).colours) == count
+    assert len(find_palette(pictures, 200).colours) == 6
+
+
+def test_clear_pixels_have_no_say():
+    pictures = np.concatenate([drawn(SIX, 0.0), np.zeros((1, 48, 48, 1), np.float32)], axis=-1)
+    pictures[:, :24, :, 3] = 255
+    pictures[:, 24:, :, :3] = (255, 0, 255)
+    assert [255, 0, 255] not in find_palette(pictures).colours.tolist()
+
+
+def test_a_single_pixel_of_a_strong_colour_is_kept():
+    pictures = drawn(SIX, 0.0)
+    pictures[0, 10, 10] = (255, 0, 255)
+    assert [255, 0, 255] in find_palette(pictures).colours.tolist()
+
+
+def test_builtin_palettes_have_their_colours():
+    counts = {name: len(builtin_palette(name)) for name in BUILTIN_PALETTES}
+    assert counts == {"PICO-8": 16, "Game Boy": 4, "NES": 55, "Sweetie 16": 16, "DB32": 32}
+
+
+def test_bayer_matrix_is_bayers():
+    assert np.array_equal((bayer_matrix(2) + 0.5) * 4 - 0.5, [[0, 2], [3, 1]])
+    assert sorted(((bayer_matrix(8) + 0.5) * 64 - 0.5).astype(int).ravel()) == list(range(64))
+
+
+@pytest.mark.parametrize("dither", DITHERS)
+def test_dither_uses_palette_colours_and_keeps_the_mean(dither):
+    black_white = np.array([[0, 0, 0], [255, 255, 255]], dtype=np.uint8)
+    grey = np.full((32, 32, 3), float(lab_to_srgb(np.array([40.0, 0, 0]))[0]), dtype=np.float32)
+    labels = map_to_palette(grey, black_white, dither)
+    assert set(np.unique(labels)) <= {0, 1}
+    if dither == "none":
+        assert labels.max() == 0
+    elif dither != "atkinson":  # it drops a quarter of the error
+        assert labels.mean() == pytest.approx(0.4, abs=0.11)
+    assert np.array_equal(map_to_palette(grey, black_white, dither, 0.0), np.zeros((32, 32)))
+
+
+def test_palette_colours_pass_every_dither_unchanged():
+    palette = builtin_palette("Sweetie 16")
+    labels = np.random.default_rng(2).integers(0, 16, (24, 24))
+    for dither in DITHERS:
+        assert np.array_equal(map_to_palette(palette[labels].astype(np.float32), palette, dither), labels)
