@@ -16,9 +16,8 @@ export class ReportView {
     this.element.setAttribute("role", "status");
     this.element.setAttribute("aria-label", "Report");
     this.element.dataset.captureWheel = "true"; // once focused, the wheel scrolls it and does not zoom the canvas
-    // The canvas takes over the keys and the copy command of everything that is not an input.
+    // The canvas takes the keys of everything that is not an input: Delete would remove the node.
     this.element.addEventListener("keydown", (event) => event.stopPropagation());
-    this.element.addEventListener("copy", (event) => event.stopPropagation());
 
     const style = document.createElement("link");
     style.rel = "stylesheet";

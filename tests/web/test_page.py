@@ -104,11 +104,14 @@ def test_run_shows_the_reports(page: ComfyPage, address: str, vue_nodes: bool) -
 
 
 @pytest.mark.parametrize("name", [name for name in WORKFLOWS if not name.startswith("baseline")])
-def test_every_text_of_our_nodes_is_shown(page: ComfyPage, address: str, name: str) -> None:
+def test_a_run_shows_every_text_and_keeps_the_layout(page: ComfyPage, address: str, name: str) -> None:
     page.load(small(read_workflow(name)), name)
+    sizes = [node["size"] for node in page.serialized()["nodes"]]
     page.run()
     page.settle()
     assert sorted(map(shown, page.reports().values())) == sorted(map(shown, last_texts(address).values()))
+    assert [node["size"] for node in page.serialized()["nodes"]] == sizes
+    page.screenshot(SCREENSHOTS / f"{name}-after-run.png")
 
 
 def test_cached_nodes_report_again(page: ComfyPage) -> None:

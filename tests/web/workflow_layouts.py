@@ -180,7 +180,7 @@ def batch_sampler(steps: int, cfg: float, count: tuple[str, str] | None = None) 
     else:
         inputs = {"positive": ("prompts", "positive"), "negative": ("prompts", "negative"), "count": count}
     inputs = {"model": ("optimize_model", "model"), **inputs}
-    return Node("BatchSpriteSampler", "Draw the batch", widgets, inputs, width=300, height=560)
+    return Node("BatchSpriteSampler", "Draw the batch", widgets, inputs, width=300, height=620)
 
 
 def measure_group(top: int, value: tuple[str, str]) -> Group:
@@ -217,9 +217,9 @@ def batch_optimized() -> Workflow:
             optimize_model_group(),
             prompt_group(450, SPRITE_PROMPT, SPRITE_NEGATIVE, below="optimize_model"),
             optimize_vae_group(980),
-            sample_group(390, batch_sampler(20, 8.0)),
-            measure_group(390, ("sample", "latent")),
-            decode_group(930, 390, ("probe", "value"), ("optimize_vae", "vae"), "batch"),
+            sample_group(350, batch_sampler(20, 8.0)),
+            measure_group(350, ("sample", "latent")),
+            decode_group(930, 350, ("probe", "value"), ("optimize_vae", "vae"), "batch"),
         ],
     )
 
@@ -253,7 +253,7 @@ def pixel_art() -> Workflow:
             optimize_model_group(),
             prompt_group(450, PIXEL_PROMPT, PIXEL_NEGATIVE, below="optimize_model"),
             optimize_vae_group(980),
-            sample_group(390, batch_sampler(25, 9.0)),
+            sample_group(350, batch_sampler(25, 9.0)),
             *pixel_groups("sprites/knight", {}, {"drawn": drawn}),
         ],
     )
@@ -269,7 +269,7 @@ def sprite_sheet() -> Workflow:
             optimize_model_group(),
             Group("Prompts", GREEN, [Column(450, {"prompts": prompts})], below="optimize_model"),
             optimize_vae_group(1060),
-            sample_group(400, batch_sampler(25, 9.0, count=("prompts", "count"))),
+            sample_group(340, batch_sampler(25, 9.0, count=("prompts", "count"))),
             *pixel_groups("sprites/items", {"seeds": ("sample", "seeds")}, {}),
         ],
         # Under everything: only the wire into VAE Decode is in its way.
