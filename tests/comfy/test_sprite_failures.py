@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.comfy.test_batch_sprite_sampler import Bench, assert_same_pictures
+from tests.comfy.test_batch_sprite_sampler import SEEDS, Bench, assert_same_pictures
 
 
 @pytest.fixture(scope="module")
@@ -129,3 +129,16 @@ def test_time_left_is_shown_on_the_node(bench, monkeypatch):
     bench.run(micro_batch=3, sampler_name="euler")
     assert running.texts[0].startswith("sprites 1-3 of 4, step 1/4, ")
     assert running.texts[-1] == "sprites 4-4 of 4, step 4/4, 0 s left"
+
+
+def test_optimised_model_draws_each_seeds_own_picture_and_survives_out_of_memory(bench, run_batch, pack_nodes):
+    from comfy_api.latest import io
+
+    values = dict.fromkeys(("precision", "attention", "channels_last", "cudnn_autotune", "fp16_accumulation"), "auto")
+    node = pack_nodes["OptimizeModel"].PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "3"}})
+    model = node.execute(bench.model, engine="eager", **values).args[0]
+    singles = torch.cat([bench.single(seed, "euler_ancestral", model=model) for seed in SEEDS])
+    assert torch.equal(bench.batch(model=model, micro_batch=1), singles)
+    forward = Forward(model, lambda call, _: out_of_memory() if call == 2 else None)
+    assert_same_pictures(bench.batch(model=forward.model, micro_batch=3), singles)
+    assert torch.equal(bench.single(SEEDS[0], "euler"), bench.singles("euler")[:1])
