@@ -146,6 +146,7 @@ def test_the_report_is_announced_and_its_labels_are_words(optimize_model: ComfyP
     page.use_vue_nodes(vue_nodes)
     page.evaluate(EXECUTED, REPORT)
     page.settle()
+    assert report_element(page).get_attribute("tabindex") == "0"  # Safari focuses nothing that scrolls by itself
     snapshot = page.page.get_by_role("status", name="Report").aria_snapshot()
     assert re.search(r"applied: channels-last: whole UNet", snapshot)
     assert re.search(r"refused: CUDA graph: needs a CUDA device, this is CPU", snapshot)
