@@ -5,8 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dev_tools.console import bar
+from dev_tools.contact_sheet import CELL, COLUMNS, GAP, TITLE, write_contact_sheet
+from dev_tools.demo import Drawn, WorkflowProgress, summary_of, table
 from dev_tools.errors import DevError
 from dev_tools.workflow_files import DEMO_WORKFLOWS, Workflow, fitted, load_workflows, set_widgets
+from fast_sprites.nodes.benchmark.client import Cached, NodeStarted, Step
+from PIL import Image
 
 PROMPT = {
     "1": {
@@ -74,3 +79,58 @@ def test_titles():
     workflow = Workflow("w", PROMPT, UI)
     assert [workflow.title(node) for node in ("1", "2", "99")] == ["Load Checkpoint", "BatchSpriteSampler", "99"]
     assert workflow.nodes_of("EmptyLatentImage") == ["3"]
+
+
+def test_the_table_names_what_was_refused_once():
+    refused = ("refused: CUDA graph: needs the engine",)
+    rows = [
+        Drawn("sprite_optimized", (Path("a.png"),), "256x256", 6.44, 1.0, refused),
+        Drawn("batch_optimized", (Path("b.png"),) * 8, "256x256", 40.0, 1.5, refused),
+        Drawn("baseline", (Path("c.png"),), "256x256", 5.0, 1.0, ()),
+    ]
+    assert table(rows, "VRAM").splitlines() == [
+        "workflow          pictures  size     seconds  peak VRAM",
+        "----------------  --------  -------  -------  ---------",
+        "sprite_optimized  1         256x256  6.4      1.00 GiB",
+        "batch_optimized   8         256x256  40.0     1.50 GiB",
+        "baseline          1         256x256  5.0      1.00 GiB",
+        "",
+        "OptimizeModel in sprite_optimized, batch_optimized:",
+        "  refused: CUDA graph: needs the engine",
+        "",
+        "OptimizeModel in baseline:",
+        "  nothing applied, nothing refused",
+    ]
+
+
+def test_only_decisions_are_taken_from_a_report():
+    report = "CPU: 1 applied, 1 refused\napplied: a: b\nkept: c: d\nrefused: e: f\nnote: g"
+    assert summary_of(report) == ["applied: a: b", "refused: e: f"]
+
+
+def test_the_bar_counts_nodes_and_steps(capsys: pytest.CaptureFixture[str]):
+    progress = WorkflowProgress(Workflow("w", PROMPT, UI))
+    progress.update(Cached(("1",)))
+    progress.update(NodeStarted("2"))
+    progress.update(Step("2", 10, 20))
+    assert bar((1 + 0.5) / 4) in progress.text()
+    assert progress.text().endswith("BatchSpriteSampler 10/20")
+    progress.update(NodeStarted("3"))
+    assert bar(2 / 4) in progress.text()
+    progress.finish("done")
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3, "in a pipe: one line for each node and one for the end"
+    assert bar(1) in lines[-1]
+
+
+def test_the_contact_sheet_holds_every_picture(tmp_path: Path):
+    pictures = []
+    for number in range(6):
+        pictures.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (16, 8), (number * 40, 0, 200)).save(pictures[-1])
+    write_contact_sheet([("one", pictures[:1]), ("five", pictures[1:])], tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        colours = {colour for _, colour in sheet.getcolors(1 << 20) or []}
+        assert sheet.width == GAP + COLUMNS * (CELL + GAP)
+        assert sheet.height == GAP + 2 * TITLE + 3 * (CELL + GAP)
+    assert {(number * 40, 0, 200) for number in range(6)} <= colours
