@@ -105,92 +105,112 @@ def _blob(rng: np.random.Generator, size: int, symmetric: bool) -> np.ndarray:
     return field
 
 
+def _spots(rng: np.random.Generator, part: np.ndarray, body: np.ndarray, colours: np.ndarray) -> None:
+    """Eyes, spots and highlights of one to a few pixels."""
+    for _ in range(int(rng.integers(2, 9))):
+        spots = np.argwhere(body)
+        if len(spots):
+            cy, cx = spots[rng.integers(len(spots))]
+            h, w = rng.integers(1, 4, 2)
+            area = part[cy : cy + h, cx : cx + w]
+            area[body[cy : cy + h, cx : cx + w]] = rng.choice(colours)
+
+
+def _draw_creature(rng: np.random.Generator, size: int, count: int, *, sparse: bool) -> np.ndarray:
+    background, colours = count - 1, np.arange(count - 1)
+    x, y = _grid(size)
+    labels = np.full((size, size), background)
+    inner = max(12, int(size * (rng.uniform(0.4, 0.7) if sparse else 1.0)))
+    field = _blob(rng, inner, symmetric=bool(rng.random() < 0.6))
+    body = field > 0
+    part = np.full((inner, inner), background)
+    for _ in range(int(rng.integers(1, 4))):
+        start = int(rng.integers(1, max(2, count - 4)))
+        ramp = colours[start : start + int(rng.integers(2, 7))]
+        stripes = np.sin(x[:inner, :inner] * rng.uniform(1, 9) + y[:inner, :inner] * rng.uniform(-7, 7)) > rng.uniform(-1, 0.4)
+        _paint(part, body if (part[body] == background).all() else body & stripes, field, ramp, rng)
+    _spots(rng, part, body, colours)
+    part[_outline(body)] = 0
+    oy, ox = rng.integers(0, size - inner + 1, 2) if sparse else (0, 0)
+    labels[oy : oy + inner, ox : ox + inner] = part
+    return labels
+
+
+def _draw_item(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+    colours = np.arange(count - 1)
+    x, y = _grid(size)
+    labels = np.full((size, size), count - 1)
+    for _ in range(int(rng.integers(3, 9))):
+        angle, w, h = rng.uniform(0, math.pi), rng.uniform(0.08, 0.5), rng.uniform(0.2, 0.8)
+        cx, cy = rng.uniform(-0.35, 0.35, 2)
+        u = (x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)
+        v = -(x - cx) * math.sin(angle) + (y - cy) * math.cos(angle)
+        fields = (1 - (u / w) ** 2 - (v / h) ** 2, 1 - np.maximum(abs(u) / w, abs(v) / h), 1 - abs(u) / w - abs(v) / h)
+        field = fields[rng.choice(3)]
+        start = int(rng.integers(1, max(2, count - 4)))
+        _paint(labels, field > 0, field, colours[start : start + int(rng.integers(1, 6))], rng)
+        labels[_outline(field > 0)] = 0
+    return labels
+
+
+def _draw_person(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+    colours = np.arange(count - 1)
+    x, y = _grid(size)
+    labels = np.full((size, size), count - 1)
+    skin, cloth = rng.integers(1, max(2, count - 3), 2)
+    limbs = [
+        (0.0, 0.0, 0.3, 0.55, cloth),
+        (0.0, -0.55, 0.28, 0.3, skin),
+        (0.13, 0.7, 0.11, 0.25, skin),
+        (-0.13, 0.7, 0.11, 0.25, skin),
+    ]
+    limbs += [(0.38, 0.0, 0.09, 0.38, cloth), (-0.38, 0.0, 0.09, 0.38, cloth), (0.0, -0.75, 0.3, 0.15, int(rng.choice(colours)))]
+    for cx, cy, w, h, start in limbs:
+        field = 1 - ((x - cx) / w) ** 4 - ((y - cy) / h) ** 4
+        _paint(labels, field > 0, field, colours[start : start + int(rng.integers(2, 5))], rng)
+        labels[_outline(field > 0)] = 0
+    for sign in (-1, 1):
+        labels[int(size * 0.22), int(size * (0.5 + sign * 0.07))] = int(rng.choice(colours))
+    return labels
+
+
+def _draw_tile(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+    cell_h, cell_w = rng.integers(4, 12, 2)
+    rows, columns = np.indices((size, size))
+    offset = (rows // cell_h % 2) * (cell_w // 2)
+    seam = (rows % cell_h == 0) | ((columns + offset) % cell_w == 0)
+    stone = rng.integers(0, count, (size + 2, size + 2))[rows // cell_h, (columns + offset) // cell_w]
+    labels = np.where(seam, 0, stone)
+    specks = rng.random((size, size)) < 0.08
+    labels[specks] = rng.integers(0, count, specks.sum())
+    return labels
+
+
+def _draw_scene(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
+    """Sky bands with dithered borders, hills, a sun and trees."""
+    x, y = _grid(size)
+    checker = np.indices((size, size)).sum(axis=0) % 2 - 0.5
+    labels = np.clip(((y + 1) / 2 * (count // 2) + checker * 0.3).astype(int), 0, count // 2)
+    for i in range(3):
+        ridge = 0.2 + 0.25 * i + 0.2 * np.sin(x * rng.uniform(1, 6) + rng.uniform(0, 6)) + rng.normal(0, 0.02, size)[None]
+        labels[y > ridge] = count // 2 + i % max(1, count - count // 2)
+    labels[(x - rng.uniform(-0.6, 0.6)) ** 2 + (y + 0.5) ** 2 < 0.05] = count - 1
+    for ty, tx in np.argwhere((rng.random((size, size)) < 0.01) & (y > 0)):
+        labels[max(0, ty - 3) : ty, tx : tx + 1] = int(rng.integers(count))
+    return labels
+
+
 def draw_sprite(rng: np.random.Generator, size: int, count: int, kind: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw (labels, palette, sprite mask) of one native picture; label 0 is the outline, the last one the background."""
     palette = make_palette(rng, count)
-    background = count - 1
-    colours = np.arange(count - 1)
-    labels = np.full((size, size), background)
-    x, y = _grid(size)
-    if kind in ("creature", "sparse"):
-        extent = 1.0 if kind == "creature" else rng.uniform(0.4, 0.7)
-        inner = max(12, int(size * extent))
-        field = _blob(rng, inner, symmetric=bool(rng.random() < 0.6))
-        body = field > 0
-        part = np.full((inner, inner), background)
-        for _ in range(int(rng.integers(1, 4))):
-            start = int(rng.integers(1, max(2, count - 4)))
-            ramp = colours[start : start + int(rng.integers(2, 7))]
-            region = body & (
-                np.sin(x[:inner, :inner] * rng.uniform(1, 9) + y[:inner, :inner] * rng.uniform(-7, 7)) > rng.uniform(-1, 0.4)
-            )
-            _paint(part, body if (part[body] == background).all() else region, field, ramp, rng)
-        for _ in range(int(rng.integers(2, 9))):  # eyes, spots and highlights of one to a few pixels
-            spots = np.argwhere(body)
-            if len(spots):
-                cy, cx = spots[rng.integers(len(spots))]
-                h, w = rng.integers(1, 4, 2)
-                area = part[cy : cy + h, cx : cx + w]
-                area[body[cy : cy + h, cx : cx + w]] = rng.choice(colours)
-        part[_outline(body)] = 0
-        oy, ox = rng.integers(0, size - inner + 1, 2) if kind == "sparse" else (0, 0)
-        labels[oy : oy + inner, ox : ox + inner] = part
-    elif kind == "item":
-        for _ in range(int(rng.integers(3, 9))):
-            angle, w, h = rng.uniform(0, math.pi), rng.uniform(0.08, 0.5), rng.uniform(0.2, 0.8)
-            cx, cy = rng.uniform(-0.35, 0.35, 2)
-            u = (x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)
-            v = -(x - cx) * math.sin(angle) + (y - cy) * math.cos(angle)
-            shape = rng.choice(3)
-            field = (1 - (u / w) ** 2 - (v / h) ** 2, 1 - np.maximum(abs(u) / w, abs(v) / h), 1 - abs(u) / w - abs(v) / h)[shape]
-            body = field > 0
-            start = int(rng.integers(1, max(2, count - 4)))
-            _paint(labels, body, field, colours[start : start + int(rng.integers(1, 6))], rng)
-            labels[_outline(body)] = 0
-    elif kind == "person":
-        skin, cloth = rng.integers(1, max(2, count - 3), 2)
-        bands = [
-            (0.0, 0.0, 0.3, 0.55, cloth),
-            (0.0, -0.55, 0.28, 0.3, skin),
-            (0.13, 0.7, 0.11, 0.25, skin),
-            (-0.13, 0.7, 0.11, 0.25, skin),
-        ]
-        bands += [
-            (0.38, 0.0, 0.09, 0.38, cloth),
-            (-0.38, 0.0, 0.09, 0.38, cloth),
-            (0.0, -0.75, 0.3, 0.15, int(rng.choice(colours))),
-        ]
-        for cx, cy, w, h, start in bands:
-            field = 1 - ((x - cx) / w) ** 4 - ((y - cy) / h) ** 4
-            body = field > 0
-            _paint(labels, body, field, colours[start : start + int(rng.integers(2, 5))], rng)
-            labels[_outline(body)] = 0
-        for sign in (-1, 1):
-            labels[int(size * 0.22), int(size * (0.5 + sign * 0.07))] = int(rng.choice(colours))
-    elif kind == "tile":
-        cell_h, cell_w = rng.integers(4, 12, 2)
-        rows, columns = np.indices((size, size))
-        offset = (rows // cell_h % 2) * (cell_w // 2)
-        seam = (rows % cell_h == 0) | ((columns + offset) % cell_w == 0)
-        stone = rng.integers(0, count, (size + 2, size + 2))[rows // cell_h, (columns + offset) // cell_w]
-        labels = np.where(seam, 0, stone)
-        specks = rng.random((size, size)) < 0.08
-        labels[specks] = rng.integers(0, count, specks.sum())
-    else:  # a scene: sky bands, hills and a sun
-        bands = np.clip(
-            ((y + 1) / 2 * (count // 2) + (np.indices((size, size)).sum(axis=0) % 2 - 0.5) * 0.3).astype(int), 0, count // 2
-        )
-        labels = bands
-        for i in range(3):
-            ridge = 0.2 + 0.25 * i + 0.2 * np.sin(x * rng.uniform(1, 6) + rng.uniform(0, 6)) + rng.normal(0, 0.02, size)[None]
-            labels[y > ridge] = count // 2 + i % max(1, count - count // 2)
-        labels[(x - rng.uniform(-0.6, 0.6)) ** 2 + (y + 0.5) ** 2 < 0.05] = count - 1
-        trees = np.argwhere((rng.random((size, size)) < 0.01) & (y > 0))
-        for ty, tx in trees:
-            labels[max(0, ty - 3) : ty, tx : tx + 1] = int(rng.integers(count))
+    draw = {"item": _draw_item, "person": _draw_person, "tile": _draw_tile, "scene": _draw_scene}
+    if kind in draw:
+        labels = draw[kind](rng, size, count)
+    else:
+        labels = _draw_creature(rng, size, count, sparse=kind == "sparse")
     used, labels = np.unique(labels, return_inverse=True)
     labels = labels.reshape(size, size)
-    sprite = np.ones((size, size), bool) if kind in ("tile", "scene") else used[labels] != background
+    sprite = np.ones((size, size), bool) if kind in ("tile", "scene") else used[labels] != count - 1
     return labels, palette[used], sprite
 
 
