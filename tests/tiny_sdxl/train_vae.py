@@ -1,4 +1,7 @@
-"""The first stage of training: the autoencoder, and the latents of every sprite."""
+"""The first stage of training: the autoencoder, and the latents of every sprite.
+
+Not compiled: on an H100 torch.compile takes longer than it would save in two minutes of training.
+"""
 
 import math
 import time
@@ -8,7 +11,7 @@ import torch.nn.functional as F
 from sprites import Dataset
 from topology import LATENT_SCALE, Autoencoder, TextEncoders, UNet, initialise
 from torch import Tensor, nn
-from training import Average, Job, compiled, cosine_rate, save_state, say
+from training import Average, Job, cosine_rate, save_state, say
 
 # ComfyUI's live preview of SDXL latents (comfy/latent_formats.py, SDXL): the VAE is trained to agree with it.
 PREVIEW_FACTORS = [[0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -0.0362], [-0.3165, -0.2492, -0.2188]]
@@ -104,7 +107,6 @@ def train_vae(job: Job, data: Dataset) -> None:
     parameters = list(vae.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=settings.vae_rate, betas=(0.9, 0.99), weight_decay=1e-3, fused=job.on_gpu)
     average = Average(parameters, 0.998)
-    loss_of = compiled(model, job)
     pixels = torch.from_numpy(data.pixels).to(job.device)
     curve = job.record["vae"] = []
     small, large = (32, 64) if job.smoke else (128, 256)
@@ -120,7 +122,7 @@ def train_vae(job: Job, data: Dataset) -> None:
         for group in optimizer.param_groups:
             group["lr"] = settings.vae_rate * cosine_rate(step, progress, warm_steps=200)
         with job.half_activations():
-            loss, parts = loss_of(vae_pictures(pixels, settings.vae_batch if size == small else settings.vae_batch // 3, size))
+            loss, parts = model(vae_pictures(pixels, settings.vae_batch if size == small else settings.vae_batch // 3, size))
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         if torch.isfinite(norm):  # this also waits for the GPU, so that the seconds are true
@@ -129,7 +131,7 @@ def train_vae(job: Job, data: Dataset) -> None:
         average.update(step)
         step += 1
         now = time.monotonic()
-        if first:  # compiling is not training
+        if first:  # cuDNN times its algorithms
             say("vae: %d px, first step %.1f s", size, now - before)
         else:
             seconds += now - before
@@ -179,10 +181,9 @@ def encode_dataset(job: Job, data: Dataset, vae: Autoencoder) -> Tensor:
     pixels = torch.from_numpy(data.pixels)
     latents = torch.empty(len(pixels), 4, 32, 32, dtype=torch.float16, device=job.device)
     batch = 4 if job.smoke else 250
-    encode = compiled(vae.encode, job)
     for i in range(0, len(pixels), batch):
         with job.half_activations():
-            z = encode(to_pictures(pixels[i : i + batch].to(job.device)))
+            z = vae.encode(to_pictures(pixels[i : i + batch].to(job.device)))
         latents[i : i + batch] = z.float() * LATENT_SCALE
     job.synchronize()
     pictures = to_pictures(pixels[: 4 if job.smoke else 240].to(job.device))
