@@ -19,9 +19,7 @@ def describe_model(patcher: Any) -> dict[str, Any]:
     """Return the fields of ModelFacts for a MODEL, read off its structure."""
     base = patcher.model
     unet = getattr(base, "diffusion_model", None)
-    inference_dtype = base.get_dtype_inference() if unet is not None else None
-    overridden = "manual_cast_dtype" in patcher.object_patches
-    compute_dtype = patcher.object_patches["manual_cast_dtype"] if overridden else inference_dtype
+    compute_dtype = _compute_dtype(patcher) if unet is not None else None
     transformer_options = patcher.model_options.get("transformer_options", {})
     return {
         "model_class": type(base).__name__,
@@ -34,6 +32,14 @@ def describe_model(patcher: Any) -> dict[str, Any]:
         "replaced_by": _replaced_by(patcher, transformer_options),
         "has_attention_override": _is_foreign(transformer_options.get("optimized_attention_override")),
     }
+
+
+def _compute_dtype(patcher: Any) -> torch.dtype:
+    """Read what `patcher` computes in; the shared module may still carry another clone's patch."""
+    cast: torch.dtype | None = patcher.model.manual_cast_dtype
+    for patches in (patcher.object_patches_backup, patcher.object_patches):
+        cast = patches.get("manual_cast_dtype", cast)
+    return patcher.model.get_dtype() if cast is None else cast
 
 
 def _why_not_sdxl(unet: Any) -> str:
@@ -123,7 +129,12 @@ def wrap_forward(patcher: Any, forward: Callable[..., torch.Tensor]) -> None:
 
 def on_detach(patcher: Any, release: Callable[[], None]) -> None:
     """Call `release` when ComfyUI takes the model off its device."""
-    patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, lambda *_: release())
+
+    def detached(_patcher: Any, unpatch_all: bool) -> None:
+        if unpatch_all:  # False: load_models_gpu() only replaces one clone by another, at the start of every run
+            release()
+
+    patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, detached)
 
 
 def why_weights_change(guider: Any) -> str:

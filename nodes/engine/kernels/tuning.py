@@ -22,14 +22,21 @@ class Tuning:
     geglu: Launch
 
 
-# Sensible anywhere, measured on an H100.
 DEFAULT = Tuning(
     group_norm_sums=Launch(rows=32, channels=128, warps=4),
     group_norm_apply=Launch(rows=32, channels=128, warps=4),
     layer_norm=Launch(rows=1, channels=0, warps=4),
     geglu=Launch(rows=4, channels=256, warps=4),
 )
-BY_CAPABILITY: dict[tuple[int, int], Tuning] = {}
+BY_CAPABILITY = {
+    # H100 80GB HBM3, 2026-11-22
+    (9, 0): Tuning(
+        group_norm_sums=Launch(rows=64, channels=128, warps=4),
+        group_norm_apply=Launch(rows=16, channels=64, warps=8),
+        layer_norm=Launch(rows=4, channels=0, warps=4),
+        geglu=Launch(rows=1, channels=512, warps=4),
+    ),
+}
 
 
 def tuning_for(capability: tuple[int, int]) -> Tuning:
