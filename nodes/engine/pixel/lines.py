@@ -21,8 +21,8 @@ def line_evidence(votes: Floats, pitch: float) -> Floats:
     peaks = smooth[1:-1][(smooth[1:-1] >= smooth[:-2]) & (smooth[1:-1] > smooth[2:])]
     if len(peaks) == 0:
         return np.zeros_like(votes)
-    strong = np.sort(peaks)[-max(1, round(len(votes) / pitch / 2)) :]
-    reference = max(float(np.median(strong)), 1e-6)
+    # the typical line weighs by its height: where a sprite is small, most peaks are noise
+    reference = max(0.7 * float((peaks**2).sum() / max(peaks.sum(), 1e-9)), 1e-6)
     # what noise votes for everywhere is no evidence, and would favour more lines
     smooth = np.maximum(smooth - np.median(smooth), 0)
     return (smooth / (smooth + 0.25 * reference)).astype(np.float32)
