@@ -117,7 +117,8 @@ def run_all(python: Path, comfyui: Path, pytest_arguments: Sequence[str], enviro
             outcomes.append(Outcome(name, run([python, "-m", *command], cwd=PACK_ROOT, env=env) == 0))
         say("--- node --test")
         outcomes.append(node_tests(PACK_ROOT / "tests" / "web", must_run))
-    reason = install_chromium(is_root=hasattr(os, "geteuid") and os.geteuid() == 0)
+    needs_browser = not names_tests(pytest_arguments) or any("tests/web" in argument for argument in pytest_arguments)
+    reason = install_chromium(is_root=hasattr(os, "geteuid") and os.geteuid() == 0) if needs_browser else ""
     if reason:
         outcomes.append(skipped("browser tests", reason, must_run))
     else:

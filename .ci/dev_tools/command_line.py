@@ -116,7 +116,7 @@ def checkpoint_name(options: argparse.Namespace, workspace: Workspace, python: P
     if options.checkpoint is not None:
         return link_checkpoint(options.checkpoint, workspace.checkpoints)
     target = workspace.checkpoints / TINY_CHECKPOINT
-    newest_source = max(path.stat().st_mtime for path in TINY_SDXL.rglob("*") if path.is_file())
+    newest_source = max(path.stat().st_mtime for path in TINY_SDXL.rglob("*") if path.is_file() and path.suffix != ".pyc")
     if target.is_file() and target.stat().st_mtime > newest_source:
         return target.name
     if run([python, TINY_SDXL / "make_checkpoint.py", target]) != 0:
@@ -155,7 +155,10 @@ def ended(signal_number: int, frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; its exit status."""
-    signal.signal(signal.SIGTERM, ended)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP, and nohup wants it ignored
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, ended)
     inside = arguments[:1] == ["drive"]  # what demo and serve run in the prepared Python, which has aiohttp and Pillow
     try:
         if inside:

@@ -127,7 +127,7 @@ def prepare_environment(workspace: Workspace, comfyui: ComfyUI, with_tests: bool
     (environment / STAMP).unlink(missing_ok=True)
     say("Installing the requirements (about 6 GiB the first time, from uv's cache later)")
     requirements = [argument for path in files for argument in ("--requirement", path)]
-    if run([uv, "pip", "install", "--no-config", "--python", python, *requirements], env=env) != 0:
+    if run([uv, "pip", "install", "--python", python, *requirements], env=env) != 0:
         raise failed("uv pip install", workspace.root)
     write_stamp(environment, {**stamp, **wanted})
     return python
