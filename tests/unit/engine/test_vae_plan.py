@@ -1,0 +1,80 @@
+"""What OptimizeVAE would do on machines that people have, as values."""
+
+from dataclasses import replace
+
+import pytest
+from fast_sprites.nodes.engine.facts import MachineFacts
+from fast_sprites.nodes.engine.vae.plan import (
+    MIN_TILE,
+    VaeFacts,
+    VaeSettings,
+    decode_bytes,
+    pictures_per_pass,
+    plan_vae,
+    tile_size,
+)
+
+H100 = MachineFacts(
+    device_type="cuda",
+    device_name="NVIDIA H100",
+    capability=(9, 0),
+    memory_total_gib=79.2,
+    torch_version=(2, 11),
+    has_triton=True,
+)
+GTX_1080 = replace(H100, device_name="NVIDIA GeForce GTX 1080", capability=(6, 1))
+CPU = MachineFacts(device_type="cpu", device_name="CPU", torch_version=(2, 11))
+SDXL = VaeFacts(vae_class="AutoencoderKL")
+GIB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("settings", "machine", "vae", "decoder", "precision"),
+    [
+        (VaeSettings(), H100, SDXL, "fast", "bf16"),
+        (VaeSettings(channels_last="off"), H100, SDXL, "stock", "bf16"),
+        (VaeSettings(), replace(H100, has_triton=False), SDXL, "stock", "bf16"),
+        (VaeSettings(channels_last="on"), replace(H100, has_triton=False), SDXL, "eager", "bf16"),
+        (VaeSettings(precision="fp32"), H100, SDXL, "eager", "fp32"),
+        (VaeSettings(precision="fp16"), H100, SDXL, "fast", "fp16"),
+        (VaeSettings(), CPU, replace(SDXL, dtype="fp32"), "stock", "fp32"),
+        (VaeSettings(precision="bf16"), GTX_1080, replace(SDXL, dtype="fp32"), "stock", "fp32"),
+        (VaeSettings(precision="fp16"), CPU, replace(SDXL, dtype="fp32"), "stock", "fp32"),
+    ],
+)
+def test_decoder_and_precision(settings, machine, vae, decoder, precision):
+    plan = plan_vae(settings, machine, vae)
+    assert (plan.decoder, plan.precision) == (decoder, precision)
+
+
+def test_auto_never_picks_fp16():
+    for machine in (H100, GTX_1080, CPU):
+        for dtype in ("bf16", "fp32"):
+            assert plan_vae(VaeSettings(), machine, replace(SDXL, dtype=dtype)).precision == dtype
+
+
+def test_another_vae_is_refused_with_the_reason():
+    plan = plan_vae(VaeSettings(), H100, VaeFacts(vae_class="WanVAE", not_sdxl_because="it is a WanVAE"))
+    assert [d.reason for d in plan.decisions] == ["WanVAE is not an SDXL VAE (it is a WanVAE); passed through untouched"]
+
+
+def test_need_of_a_decode_is_a_third_of_what_comfyui_reserves():
+    ours = decode_bytes(1024 * 1024, 2, 128)
+    assert 1.3 * GIB < ours < 1.5 * GIB
+    assert 2.9 < 2178 * 1024 * 1024 * 2 / ours < 3.1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "pixels", "free_gib", "expected"),
+    [(0, 1024**2, 70, 1), (0, 256**2, 70, 16), (0, 256**2, 0.5, 5), (8, 1024**2, 70, 8), (8, 1024**2, 6, 4), (0, 1024**2, 1, 0)],
+)
+def test_pictures_per_pass(chosen, pixels, free_gib, expected):
+    assert pictures_per_pass(chosen, pixels, decode_bytes(pixels, 2, 128), int(free_gib * GIB)) == expected
+
+
+@pytest.mark.parametrize(("free_gib", "expected"), [(1.0, 88), (0.5, 64), (0.01, MIN_TILE)])
+def test_tiles_fit_into_free_memory(free_gib, expected):
+    picture = decode_bytes(1024 * 1024, 2, 128)
+    tile = tile_size(128, 128, picture, int(free_gib * GIB))
+    assert tile == expected
+    assert tile == MIN_TILE or picture * tile**2 / 128**2 <= 0.8 * free_gib * GIB
