@@ -165,3 +165,14 @@ def test_pytest_arguments_run_pytest_alone(monkeypatch: pytest.MonkeyPatch):
     (command,) = recorded.commands
     assert command[-2:] == ["tests/unit", "-x"]
     assert not any(part.startswith("--required-tier") for part in command)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "asked"), [(["tests/unit"], False), (["tests/web"], True), (["-k", "page"], True), ([], True)]
+)
+def test_a_browser_is_only_looked_for_where_it_is_used(monkeypatch: pytest.MonkeyPatch, arguments: list[str], asked: bool):
+    Recorded(monkeypatch)
+    looked: list[bool] = []
+    monkeypatch.setattr(checks, "install_chromium", lambda is_root: looked.append(is_root) or "")
+    assert run_all({}, *arguments) == 0
+    assert bool(looked) is asked
