@@ -26,7 +26,7 @@ def check(name, out, expected):
 
 
 torch.manual_seed(0)
-for dtype, (n, h, w, c) in itertools.product(TOLERANCE, [(2, 8, 8, 64), (1, 5, 7, 320), (3, 16, 11, 96)]):
+for dtype, (n, h, w, c) in ((torch.float32, (2, 4, 3, 64)), (torch.float32, (1, 3, 5, 96)), (torch.float16, (1, 5, 7, 320))):
     x = (torch.randn(n, h, w, c) * 2 + 5).to(dtype)
     weight, bias, add = torch.randn(c).to(dtype), torch.randn(c).to(dtype), torch.randn(n, c).to(dtype)
     for extra, silu in itertools.product((None, add), (True, False)):
