@@ -191,7 +191,7 @@ def _drop_blends(lab: Floats, labels: NDArray[np.intp], noise: float) -> NDArray
     tiny = max(1.0, 0.002 * (total - int(weights.max())))
     firm = np.maximum(compact_share * weights, 1)
     dropped = small & (
-        (gap < max(4.5, 6.5 * noise) * np.sqrt(tiny / firm))
+        (gap < max(4.5, 6.5 * noise, 5.0 * spread) * np.sqrt(tiny / firm))
         | ((blend_share > 0.6) & ((weights <= 3) | (compact_share < 0.7)))
         | ((weights > 3) & (compact_share < 0.3))
     )
