@@ -25,12 +25,11 @@ def start_comfyui(*, dynamic_vram: bool = True, flags: tuple[str, ...] = ()) -> 
     importlib.import_module("cuda_malloc")
     management = importlib.import_module("comfy.model_management")
     if wanted:
-        devices = [(d.index, 0) for d in management.get_all_torch_devices()]
-        if control.init_devices(devices):
-            importlib.import_module("comfy.model_patcher").CoreModelPatcher = importlib.import_module(
-                "comfy.model_patcher"
-            ).ModelPatcherDynamic
-            importlib.import_module("comfy.memory_management").aimdo_enabled = True
+        patcher: Any = importlib.import_module("comfy.model_patcher")
+        memory: Any = importlib.import_module("comfy.memory_management")
+        if control.init_devices([(device.index, 0) for device in management.get_all_torch_devices()]):
+            patcher.CoreModelPatcher = patcher.ModelPatcherDynamic
+            memory.aimdo_enabled = True
     return importlib.import_module("nodes")
 
 
