@@ -50,14 +50,15 @@ class _Candidate:
     score: float
 
 
-def follow(profiles: tuple[Floats, Floats], pitch: float) -> Track:
-    """Track the lines of one picture at a pitch."""
-    evidence = (line_evidence(profiles[0], pitch), line_evidence(profiles[1], pitch))
-    if len(evidence[0]) == len(evidence[1]):
-        columns, rows = track_lines(np.stack(evidence), pitch)
+def follow(profiles: list[tuple[Floats, Floats]], pitch: float) -> list[Track]:
+    """Track the lines of pictures of one size at a pitch."""
+    evidence = [[line_evidence(pair[axis], pitch) for pair in profiles] for axis in (0, 1)]
+    if len(evidence[0][0]) == len(evidence[1][0]):
+        both = track_lines(np.stack(evidence[0] + evidence[1]), pitch)
+        lines = (both[: len(profiles)], both[len(profiles) :])
     else:
-        (columns,), (rows,) = track_lines(evidence[0][None], pitch), track_lines(evidence[1][None], pitch)
-    return Track((columns, rows), evidence)
+        lines = (track_lines(np.stack(evidence[0]), pitch), track_lines(np.stack(evidence[1]), pitch))
+    return [Track((lines[0][i], lines[1][i]), (evidence[0][i], evidence[1][i])) for i in range(len(profiles))]
 
 
 def joint_pitch(tracks: list[Track], pitch: float) -> float:
@@ -124,7 +125,7 @@ def _place(track: Track, pitch: float, count: tuple[int, int]) -> CellLines:
 def _judge(
     pictures: NDArray[np.floating], profiles: list[tuple[Floats, Floats]], pitch: float, concentration: float
 ) -> _Candidate:
-    tracks = [follow(pair, pitch) for pair in profiles]
+    tracks = follow(profiles, pitch)
     refined = joint_pitch(tracks, pitch)
     height, width = pictures.shape[1:3]
     count = (max(1, round(width / refined)), max(1, round(height / refined)))
@@ -155,8 +156,7 @@ def find_grid(pictures: NDArray[np.floating]) -> FoundGrid | None:
     if not judged:
         return None
     chosen = max(judged, key=lambda candidate: candidate.score)
-    others = {int(i): track for i, track in zip(judges, chosen.tracks, strict=True)}
-    tracks = [others.get(i) or follow(profile, chosen.pitch) for i, profile in enumerate(profiles)]
+    tracks = chosen.tracks if len(judges) == len(pictures) else follow(profiles, chosen.pitch)
     pitch = joint_pitch(tracks, chosen.pitch)
     count = cell_count(tracks, pitch, (width, height))
     lines = tuple(_place(track, pitch, count) for track in tracks)
