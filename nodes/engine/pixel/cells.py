@@ -32,9 +32,13 @@ def gather_taps(picture: NDArray[np.floating], lines: CellLines, count: int, sha
     return taken.transpose(0, 2, 1, 3, 4).reshape(count * count, rows, columns, 3)
 
 
-def cell_deviation(picture: NDArray[np.floating], lines: CellLines) -> Floats:
-    """Return the mean absolute deviation of nine taps within the central part of each cell, summed over the channels."""
-    taps = gather_taps(picture, lines, 3, 0.6)
+def central_taps(picture: NDArray[np.floating], lines: CellLines) -> Floats:
+    """Return nine taps of the central part of each cell, shape (9, rows, columns, 3)."""
+    return gather_taps(picture, lines, 3, 0.6)
+
+
+def tap_deviation(taps: Floats) -> Floats:
+    """Return the mean absolute deviation of each cell's taps (N, rows, columns, 3), summed over the channels."""
     return np.abs(taps - taps.mean(axis=0)).mean(axis=0).sum(axis=-1)
 
 
