@@ -14,6 +14,10 @@ _LEAST_DISTANCE = 2.4
 _MAX_BINS = 1600
 # How far, in shares of the step to a neighbour, sharpening carries a cell beyond its own colour.
 _HALO = 1.4
+_STRAY_CELLS = 3
+_REFINEMENTS = 3
+# Residual, summed over the channels in 8-bit steps, from which a cell counts less.
+_OUTLIER_STEP = 6.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,8 @@ def find_palette(pictures: NDArray[np.floating], max_colours: int = 0) -> Palett
         if not merged:
             break
     labels = _drop_blends(lab, labels, noise)
-    centres, weights = _centres(lab, labels)
+    labels = _drop_stray_cells(lab, labels, noise)
+    centres, weights = _refined_colours(pictures[..., :3], labels)
     limit = max_colours or MAX_COLOURS
     if len(centres) > limit:
         centres, weights = _merge_down(centres, weights, limit)
@@ -67,13 +72,29 @@ def find_palette(pictures: NDArray[np.floating], max_colours: int = 0) -> Palett
 
 
 def neighbour_noise(lab: Floats, opaque: NDArray[np.bool_]) -> float:
-    """Return the CIELAB noise of cells that were drawn alike, from the nearest tenth of neighbouring pairs, within 0.5..5."""
-    right = np.linalg.norm(lab[:, :, 1:] - lab[:, :, :-1], axis=-1)[opaque[:, :, 1:] & opaque[:, :, :-1]]
-    down = np.linalg.norm(lab[:, 1:] - lab[:, :-1], axis=-1)[opaque[:, 1:] & opaque[:, :-1]]
-    pairs = np.concatenate([right, down])
+    """Return the CIELAB noise of cells that were drawn alike, from the nearest tenth of neighbouring pairs, within 0.5..5.
+
+    Pairs of the plain background tell little about a sprite: decoders and codecs leave flat areas almost clean.
+    """
+    backdrop = _backdrop(lab, opaque)
+    steps = []
+    for a, b in ((np.s_[:, :, 1:], np.s_[:, :, :-1]), (np.s_[:, 1:], np.s_[:, :-1])):
+        counted = opaque[a] & opaque[b] & ~(backdrop[a] & backdrop[b])
+        steps.append(np.linalg.norm(lab[a][counted] - lab[b][counted], axis=-1))
+    pairs = np.concatenate(steps)
     if len(pairs) == 0:
         return 0.5
     return float(np.clip(1.5 * np.quantile(pairs, 0.1), 0.5, 5.0))
+
+
+def _backdrop(lab: Floats, opaque: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return the cells (B, h, w) near the most frequent colour, where that covers a quarter of the pictures; none otherwise."""
+    members = lab[opaque]
+    codes = np.rint(members / 4).astype(np.int64) @ np.array([1 << 20, 1 << 10, 1])
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    middle = members[first[counts.argmax()]]
+    near = (np.linalg.norm(lab - middle, axis=-1) < 8.0) & opaque
+    return near & (near.sum() > 0.25 * opaque.sum())
 
 
 def _pool(lab: Floats, step: float) -> _Bins:
@@ -230,6 +251,59 @@ def _between_neighbours(
         off = np.linalg.norm(offset - share[..., None] * span, axis=-1)
         blended[usable] |= ((off < tolerance) & (share > 0.08)).any(axis=1)
     return blended
+
+
+def _drop_stray_cells(lab: Floats, labels: NDArray[np.intp], noise: float) -> NDArray[np.intp]:
+    """Hand clusters of up to three cells to the colour that blur made them from.
+
+    Blur leaves in a cell a share of the mean of its neighbours, so its own colour lies beyond it, on the line from that mean.
+    """
+    centres, weights = _centres(lab, labels)
+    tiny = weights <= _STRAY_CELLS
+    known = np.flatnonzero(weights > _STRAY_CELLS)
+    if len(known) == 0 or not tiny.any():
+        return labels
+    cells = np.argwhere(tiny[labels] & (labels >= 0))
+    picture, y, x = cells.T
+    padded = np.pad(lab, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    start = np.mean([padded[picture, y + dy, x + dx] for dy, dx in ((0, 1), (2, 1), (1, 0), (1, 2))], axis=0)[:, None]
+    own = lab[picture, y, x][:, None]
+    span = centres[known][None] - start
+    share = ((own - start) * span).sum(axis=-1) / np.maximum((span**2).sum(axis=-1), 1e-6)
+    off = np.linalg.norm(own - start - share[..., None] * span, axis=-1)
+    beyond = np.linalg.norm(own - centres[known], axis=-1)
+    made = (share > 0.6) & (share < _HALO) & (off < max(3.0, 2.0 * noise))
+    source = np.where(made, beyond, np.inf).argmin(axis=1)
+    of_cell = labels[picture, y, x]
+    stray_share = np.bincount(of_cell, made.any(axis=1), minlength=len(centres)) / weights
+    stray = tiny & (stray_share > 0.6)
+    relabelled = labels.copy()
+    relabelled[picture, y, x] = np.where(stray[of_cell], known[source], of_cell)
+    renamed = np.cumsum(~stray) - 1
+    return np.where(relabelled >= 0, renamed[relabelled], -1)
+
+
+def _refined_colours(pictures: NDArray[np.floating], labels: NDArray[np.intp]) -> tuple[Floats, NDArray[np.intp]]:
+    """Return the CIELAB colour and the number of cells of each label, from means that heed outliers little.
+
+    What all cells took on from their neighbours (blur), or were pushed away from them (sharpening), is estimated and taken out.
+    """
+    chosen = labels >= 0
+    members, of_cell = pictures[chosen].astype(np.float32), labels[chosen]
+    weights = np.bincount(of_cell)
+    colours = np.stack([np.bincount(of_cell, members[:, channel]) for channel in range(3)], axis=1) / weights[:, None]
+    for _ in range(_REFINEMENTS):
+        drawn = np.where(chosen[..., None], colours[labels], pictures).astype(np.float32)
+        padded = np.pad(drawn, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+        around = padded[:, :-2, 1:-1] + padded[:, 2:, 1:-1] + padded[:, 1:-1, :-2] + padded[:, 1:-1, 2:]
+        towards = (around / 4 - drawn)[chosen]
+        rest = members - drawn[chosen]
+        trust = 1 / np.maximum(np.abs(rest).sum(axis=1), _OUTLIER_STEP)
+        taken = float((trust[:, None] * rest * towards).sum() / max((trust[:, None] * towards**2).sum(), 1e-6))
+        restored = (members - taken * towards) * trust[:, None]
+        total = np.bincount(of_cell, trust)
+        colours = np.stack([np.bincount(of_cell, restored[:, channel]) for channel in range(3)], axis=1) / total[:, None]
+    return srgb_to_lab(np.clip(colours, 0, 255)), weights
 
 
 def _merge_down(centres: Floats, weights: NDArray[np.intp], count: int) -> tuple[Floats, NDArray[np.intp]]:
