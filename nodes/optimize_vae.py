@@ -38,7 +38,7 @@ class OptimizeVAE(io.ComfyNode):
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="How many pictures are decoded at once; 0: as many as fit into free memory.",
+                    tooltip="How many pictures are decoded at once; 0: up to one megapixel together, fewer where memory is short.",
                 ),
             ],
             outputs=[io.Vae.Output(display_name="vae"), io.String.Output("report", display_name="report")],

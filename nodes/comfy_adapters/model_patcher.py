@@ -19,13 +19,13 @@ def describe_model(patcher: Any) -> dict[str, Any]:
     """Return the fields of ModelFacts for a MODEL, read off its structure."""
     base = patcher.model
     unet = getattr(base, "diffusion_model", None)
-    compute_dtype = _compute_dtype(patcher) if unet is not None else None
+    facts: dict[str, Any] = {"model_class": type(base).__name__, "not_sdxl_because": _why_not_sdxl(unet)}
+    if facts["not_sdxl_because"]:
+        return facts
     transformer_options = patcher.model_options.get("transformer_options", {})
-    return {
-        "model_class": type(base).__name__,
-        "not_sdxl_because": _why_not_sdxl(unet),
-        "weight_dtype": dtype_name(base.get_dtype()) if unet is not None else "",
-        "compute_dtype": dtype_name(compute_dtype) if compute_dtype is not None else "",
+    return facts | {
+        "weight_dtype": dtype_name(base.get_dtype()),
+        "compute_dtype": dtype_name(_compute_dtype(patcher)),
         "weights_gib": patcher.model_size() / 1024**3,
         "attention_functions": tuple(sorted(core_attention.REGISTERED_ATTENTION_FUNCTIONS)),
         "core_attention": core_attention.optimized_attention.__name__.removeprefix("attention_"),
@@ -90,6 +90,9 @@ def clone(patcher: Any) -> Any:
     for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.DIFFUSION_MODEL):
         cloned.remove_wrappers_with_key(kind, KEY)
     cloned.remove_callbacks_with_key(CallbacksMP.ON_DETACH, KEY)
+    if cloned.attachments.pop(KEY, None) == "compute dtype":
+        cloned.object_patches.pop("manual_cast_dtype", None)
+        cloned.force_cast_weights = False
     transformer_options = cloned.model_options["transformer_options"]
     if not _is_foreign(transformer_options.get("optimized_attention_override")):
         transformer_options.pop("optimized_attention_override", None)
@@ -99,6 +102,7 @@ def clone(patcher: Any) -> Any:
 def set_compute_dtype(patcher: Any, name: str) -> None:
     """Compute in "fp16", "bf16" or "fp32", casting weights at every layer."""
     patcher.set_model_compute_dtype(_DTYPES[name])
+    patcher.set_attachments(KEY, "compute dtype")
 
 
 def wrap_run(patcher: Any, context: Callable[[Any], contextlib.AbstractContextManager[None]]) -> None:
@@ -127,28 +131,28 @@ def wrap_forward(patcher: Any, forward: Callable[..., torch.Tensor]) -> None:
     patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, wrapper)
 
 
-def on_detach(patcher: Any, release: Callable[[], None]) -> None:
-    """Call `release` when ComfyUI takes the model off its device."""
-
-    def detached(_patcher: Any, unpatch_all: bool) -> None:
-        if unpatch_all:  # False: load_models_gpu() only replaces one clone by another, at the start of every run
-            release()
-
-    patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, detached)
+def on_detach(patcher: Any, detached: Callable[[bool], None]) -> None:
+    """Call `detached(unpatch_all)` whenever ComfyUI detaches this clone."""
+    patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, lambda _patcher, unpatch_all: detached(unpatch_all))
 
 
-def why_weights_change(guider: Any) -> str:
-    """Tell why weights may change in the middle of a run of `guider`; empty when they cannot."""
+def why_not_ours(guider: Any) -> str:
+    """Tell why a run of `guider` must be left to ComfyUI's own forward; empty when it need not."""
     patcher = guider.model_patcher
     if patcher.forced_hooks or patcher.hook_patches or "registered_hooks" in guider.model_options:
         return "hooks change weights during the run"
     if "multigpu_clones" in guider.model_options:
         return "several devices share the run"
-    return ""
+    if patcher.injections:
+        return f"another node injects code into the UNet ({', '.join(map(str, patcher.injections))})"
+    replaced = _replaced_by(patcher, guider.model_options.get("transformer_options", {}))
+    return f"another node replaced the UNet ({replaced})" if replaced else ""
 
 
 def conditioning_is_constant(guider: Any) -> bool:
     """Tell whether a cond's cross-attention tensor is the same at every step: nobody stands between the conds and the UNet."""
+    if type(guider).__module__.partition(".")[0] not in ("comfy", "comfy_extras"):
+        return False  # a guider of another pack may rewrite its conds between steps
     options = guider.model_options
     if any(options.get(name) for name in ("model_function_wrapper", "sampler_calc_cond_batch_function", "context_handler")):
         return False
@@ -161,7 +165,9 @@ def conditioning_is_constant(guider: Any) -> bool:
 
 
 def attention_function(name: str | None) -> Callable[..., Any]:
-    """Return attention on q, k, v [N, L, heads * d]: torch's SDPA for None, "sdpa" and "cudnn" (tried first), else ComfyUI's by name."""
+    """Return attention on q, k, v [N, L, heads * d]: ComfyUI's choice for None, SDPA for "sdpa" and "cudnn" (tried first)."""
+    if name is None and core_attention.optimized_attention is not core_attention.attention_pytorch:
+        return core_attention.optimized_attention
     if name not in (None, "sdpa", "cudnn"):
         return core_attention.REGISTERED_ATTENTION_FUNCTIONS[name]
     from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -7,12 +7,43 @@ layer is asked once per run, with LoRA applied by ComfyUI's own code, and stays 
 from collections.abc import Iterable
 from typing import Any
 
+import comfy.model_management
 import comfy.ops
 import torch
 
+CONVOLUTION_COPIES_BYTES = 700 * 1024**2
 
-class NotResidentError(RuntimeError):
-    """A weight is not on the device, or is made anew at every call; the message says which and why."""
+
+class NotResidentError(Exception):
+    """The engine cannot stand in for the model as it is now; the message says why."""
+
+
+def require_plain_modules(model: torch.nn.Module) -> None:
+    """Raise NotResidentError if somebody replaced what a module of `model` computes: the engine would not call it.
+
+    Bypass LoRA, AnimateDiff and circular padding for tiled textures do this after the fact, some only inside a step.
+    """
+    for name, module in model.named_modules():
+        own: dict[str, Any] = vars(module)
+        replaced = any(
+            method in own and getattr(own[method], "__func__", None) is not getattr(type(module), method, None)
+            for method in ("forward", "_conv_forward")
+        )
+        if replaced or module._forward_hooks or module._forward_pre_hooks:
+            raise NotResidentError(f"another node replaced what {name} computes")
+        if getattr(module, "padding_mode", "zeros") != "zeros":
+            raise NotResidentError(f"another node set {name} to {module.padding_mode} padding")
+
+
+def require_room(patcher: Any, x: torch.Tensor) -> None:
+    """Raise NotResidentError if holding every weight would leave too little memory for a step; `x` is the UNet's input."""
+    if x.device.type != "cuda":
+        return
+    missing_bytes = max(0, patcher.model_size() - patcher.loaded_size())
+    needed_bytes = missing_bytes + CONVOLUTION_COPIES_BYTES + patcher.memory_required([x.shape[0], *x.shape[1:]])
+    free_bytes: Any = comfy.model_management.get_free_memory(x.device)
+    if free_bytes < needed_bytes:
+        raise NotResidentError(f"{free_bytes / 1024**3:.1f} GiB are free and {needed_bytes / 1024**3:.1f} GiB would be needed")
 
 
 class HeldWeights:
@@ -33,6 +64,9 @@ class HeldWeights:
 
     def _take(self, module: Any, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor | None]:
         name = getattr(module, "seed_key", type(module).__name__)
+        stored = getattr(module, "weight_comfy_model_dtype", None) or module.weight.dtype
+        if stored != dtype:
+            raise NotResidentError(f"{name} is stored as {stored} and cast to {dtype} at every call")
         if hasattr(module, "_v") and module.weight.device != device:
             if getattr(module, "weight_function", None) or getattr(module, "bias_function", None):
                 raise NotResidentError(f"{name} is patched at every call")

@@ -1,8 +1,12 @@
 """What this machine is, as a frozen value that plans are made from."""
 
 import importlib.util
+import os
+import shutil
 import sys
+import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -14,7 +18,8 @@ class MachineFacts:
     """The device that a model runs on and the software around it.
 
     `device_type` is "cuda", "rocm", "xpu", "mps" or "cpu"; `capability` is CUDA's compute capability, None elsewhere;
-    `is_integrated` is true where device and host share one memory (GB10, Jetson).
+    `is_integrated` is true where device and host share one memory (GB10, Jetson); `triton_missing` says what Triton lacks to
+    build a kernel, "" when nothing.
     """
 
     device_type: str
@@ -24,7 +29,7 @@ class MachineFacts:
     is_integrated: bool = False
     torch_version: tuple[int, int] = (0, 0)
     platform: str = sys.platform
-    has_triton: bool = False
+    triton_missing: str = "is not installed"
 
     @property
     def label(self) -> str:
@@ -38,10 +43,10 @@ def read_machine_facts(device: torch.device) -> MachineFacts:
     """Read the facts of `device` without running anything on it."""
     major, minor = torch.__version__.split(".")[:2]
     torch_version = (int(major), int(minor))
-    has_triton = importlib.util.find_spec("triton") is not None
+    triton_missing = _what_triton_lacks()
     if device.type != "cuda":
         return MachineFacts(
-            device_type=device.type, device_name=device.type.upper(), torch_version=torch_version, has_triton=has_triton
+            device_type=device.type, device_name=device.type.upper(), torch_version=torch_version, triton_missing=triton_missing
         )
     properties = torch.cuda.get_device_properties(device)
     is_rocm = torch.version.hip is not None
@@ -52,5 +57,18 @@ def read_machine_facts(device: torch.device) -> MachineFacts:
         memory_total_gib=properties.total_memory / GIB,
         is_integrated=bool(properties.is_integrated),
         torch_version=torch_version,
-        has_triton=has_triton,
+        triton_missing=triton_missing,
     )
+
+
+def _what_triton_lacks() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "is not installed" + (" (pip package triton-windows)" if sys.platform == "win32" else "")
+    if sys.platform == "win32":
+        return ""  # triton-windows brings its own compiler
+    # Triton builds a launcher in C for every kernel (triton/runtime/build.py).
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")):
+        return "needs a C compiler, and there is none on the PATH"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        return "needs Python's C headers (Debian package python3-dev)"
+    return ""

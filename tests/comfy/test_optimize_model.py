@@ -1,5 +1,7 @@
 """OptimizeModel against the stock model: the same pictures, and nothing left behind."""
 
+import gc
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -65,8 +67,6 @@ class Watch:
     """Counts the forwards that the engine ran itself."""
 
     def __init__(self, pack_nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
-        import sys
-
         package = pack_nodes["OptimizeModel"].__module__.rsplit(".", 1)[0]
         forward = sys.modules[f"{package}.engine.unet.forward"].UNetForward
         self.count = 0
@@ -229,9 +229,9 @@ def test_long_prompts_areas_and_scheduled_prompts(comfyui, pack_nodes, tiny_sdxl
     assert watch.count >= 3 * STEPS
 
 
-def test_control_residuals(comfyui, pack_nodes, tiny_sdxl, conds, watch):
-    """Residuals as a ControlNet gives them: one for each skip connection and one for the middle, some missing."""
-
+def with_control(conds: Any) -> Any:
+    """Conds with residuals as a ControlNet gives them: one for each skip connection and one for the middle, one missing."""
+    import node_helpers
     from comfy.controlnet import ControlBase
 
     class Control(ControlBase):
@@ -243,11 +243,11 @@ def test_control_residuals(comfyui, pack_nodes, tiny_sdxl, conds, watch):
             middle = [torch.randn(maps[-1].shape, generator=generator)]
             return {"input": [], "middle": middle, "output": [*maps[:2], None, *maps[3:]]}
 
-    import node_helpers
+    return tuple(node_helpers.conditioning_set_values(c, {"control": Control(), "control_apply_to_uncond": False}) for c in conds)
 
-    controlled = tuple(
-        node_helpers.conditioning_set_values(c, {"control": Control(), "control_apply_to_uncond": False}) for c in conds
-    )
+
+def test_control_residuals(comfyui, pack_nodes, tiny_sdxl, conds, watch):
+    controlled = with_control(conds)
     assert relative_error(sample(comfyui, tiny_sdxl.model, controlled), sample(comfyui, tiny_sdxl.model, conds)) > 0.01
     check_equal(comfyui, optimize(pack_nodes, tiny_sdxl.model)[0], tiny_sdxl.model, controlled)
     assert watch.count == 2 * STEPS  # prompt and negative prompt apart
@@ -294,7 +294,12 @@ def test_other_precision_is_refused_by_the_engine_and_applied(comfyui, pack_node
 
 def test_auto_on_a_cpu_changes_nothing_and_says_why(pack_nodes, tiny_sdxl):
     optimized, report = optimize(pack_nodes, tiny_sdxl.model, engine="auto")
-    assert optimized is tiny_sdxl.model
+    assert optimized.model is tiny_sdxl.model.model
+    assert (optimized.wrappers, optimized.model_options, optimized.object_patches) == (
+        tiny_sdxl.model.wrappers,
+        tiny_sdxl.model.model_options,
+        tiny_sdxl.model.object_patches,
+    )
     assert "refused: engine: fast needs a CUDA device, this is CPU" in report
 
 
@@ -310,6 +315,107 @@ def test_not_sdxl_is_passed_through_with_the_reason(pack_nodes, tiny_sdxl):
     optimized, report = optimize(pack_nodes, stranger)
     assert optimized is stranger
     assert "Flux is not an SDXL UNet (its diffusion model is a Transformer)" in report
+
+
+def add_bypass_lora(model: Any) -> None:
+    from comfy.patcher_extension import PatcherInjection
+
+    block = model.model.diffusion_model.middle_block[1].transformer_blocks[0].attn1.to_q
+    original = type(block).forward.__get__(block)  # another clone may have its own code in place just now
+
+    def inject(_patcher: Any) -> None:
+        block.forward = lambda x: original(x) * 5
+
+    def eject(_patcher: Any) -> None:
+        block.forward = original
+
+    model.set_injections("bypass", [PatcherInjection(inject, eject)])
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_injected_code_is_left_to_comfyui(comfyui, pack_nodes, tiny_sdxl, conds, watch, order):
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
+    plain = sample(comfyui, optimized, conds)  # the engine has seen this shape and trusts itself
+    assert watch.count == STEPS
+    stock = tiny_sdxl.model.clone()
+    add_bypass_lora(stock)
+    expected = sample(comfyui, stock, conds)
+    assert relative_error(expected, plain) > 10 * TOLERANCE
+    after = optimized.clone()
+    add_bypass_lora(after)
+    got = sample(comfyui, after if order == "after" else optimize(pack_nodes, stock)[0], conds)
+    assert torch.equal(got, expected)
+    assert watch.count == STEPS
+    assert relative_error(sample(comfyui, optimized, conds), plain) < TOLERANCE
+    assert watch.count == 2 * STEPS
+
+
+def test_modules_that_somebody_changed_in_place_are_left_to_comfyui(comfyui, pack_nodes, tiny_sdxl, conds, watch):
+    """Circular padding for tiled textures is set on the convolutions themselves."""
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
+    plain = sample(comfyui, optimized, conds)
+    convolutions = [
+        m for m in tiny_sdxl.model.model.diffusion_model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)
+    ]
+    try:
+        for convolution in convolutions:
+            convolution.padding_mode, convolution._reversed_padding_repeated_twice = "circular", [1, 1, 1, 1]
+        expected = sample(comfyui, tiny_sdxl.model, conds)
+        assert relative_error(expected, plain) > 10 * TOLERANCE
+        assert torch.equal(sample(comfyui, optimized, conds), expected)
+    finally:
+        for convolution in convolutions:
+            convolution.padding_mode = "zeros"
+    assert watch.count == STEPS
+    assert relative_error(sample(comfyui, optimized, conds), plain) < TOLERANCE
+
+
+def test_memory_running_out_with_control_draws_the_right_picture(comfyui, pack_nodes, tiny_sdxl, conds, monkeypatch):
+    controlled = with_control(conds)
+    expected = sample(comfyui, tiny_sdxl.model, controlled)
+    package = pack_nodes["OptimizeModel"].__module__.rsplit(".", 1)[0]
+    forward = sys.modules[f"{package}.engine.unet.forward"].UNetForward
+    original = forward.upsample
+
+    def failing(*args: Any) -> Any:
+        if len(calls) == 5:
+            calls.append(1)
+            raise torch.OutOfMemoryError("planted")
+        calls.append(1)
+        return original(*args)
+
+    calls: list[int] = []
+    monkeypatch.setattr(forward, "upsample", failing)
+    got = sample(comfyui, optimize(pack_nodes, tiny_sdxl.model)[0], controlled)
+    assert len(calls) > 5
+    assert relative_error(got, expected) < TOLERANCE
+
+
+def test_the_engine_keeps_nothing_once_another_clone_or_nothing_is_loaded(comfyui, pack_nodes, tiny_sdxl, conds):
+    import comfy.model_management
+
+    package = pack_nodes["OptimizeModel"].__module__.rsplit(".", 1)[0]
+    prepared = sys.modules[f"{package}.engine.unet.prepared"].PreparedWeights
+
+    def alive() -> int:
+        gc.collect()
+        return sum(type(o) is prepared for o in gc.get_objects())
+
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
+    before = alive()
+    sample(comfyui, optimized, conds)
+    assert alive() == before + 1
+    sample(comfyui, tiny_sdxl.model, conds)
+    assert alive() == before
+    sample(comfyui, optimized, conds)
+    comfy.model_management.unload_all_models()
+    assert alive() == before
+
+
+def test_applying_again_takes_an_earlier_precision_back(pack_nodes, tiny_sdxl):
+    twice, report = optimize(pack_nodes, optimize(pack_nodes, tiny_sdxl.model, precision="bf16")[0])
+    assert "applied: engine: eager" in report
+    assert "manual_cast_dtype" not in twice.object_patches
 
 
 def test_applying_twice_is_applying_once(comfyui, pack_nodes, tiny_sdxl, conds, watch):

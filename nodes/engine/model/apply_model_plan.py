@@ -18,11 +18,13 @@ log = logging.getLogger("fast_sprites")
 def optimize_model(patcher: Any, settings: ModelSettings, node_id: str) -> tuple[Any, str]:
     """Return an optimised clone of a MODEL and the report; `patcher` itself is never touched."""
     machine = read_machine_facts(model_patcher.load_device(patcher))
-    plan = plan_model(settings, machine, ModelFacts(**model_patcher.describe_model(patcher)))
+    clean = model_patcher.clone(patcher)
+    facts = ModelFacts(**model_patcher.describe_model(clean))
+    plan = plan_model(settings, machine, facts)
     report = report_text(machine.label, plan.decisions)
     if plan.changes_nothing:
-        return patcher, report
-    clone = apply_model_plan(patcher, plan, node_id)
+        return (patcher if facts.not_sdxl_because else clean), report
+    clone = apply_model_plan(clean, plan, node_id)
     log.info("OptimizeModel %s: %s", node_id, report.replace("\n", "; "))
     return clone, report
 
@@ -36,7 +38,7 @@ def apply_model_plan(patcher: Any, plan: ModelPlan, node_id: str) -> Any:
         engine = UNetEngine(plan, partial(send_text, node_id=node_id))
         model_patcher.wrap_run(clone, engine.run)
         model_patcher.wrap_forward(clone, engine.forward)
-        model_patcher.on_detach(clone, engine.release)
+        model_patcher.on_detach(clone, engine.detached)
     elif plan.attention is not None:
         model_patcher.set_attention(clone, plan.attention)
     if plan.cudnn_autotune or plan.fp16_accumulation:

@@ -80,7 +80,7 @@ def plan_model(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
     engine, engine_decision = _engine(settings, machine, model, compute_dtype)
     attention, attention_decision = _attention(settings, machine, model, compute_dtype)
     channels_last, layout_decision = _channels_last(settings, engine)
-    graph_decision = _cuda_graph(machine, engine)
+    graph_decision = _cuda_graph(settings, machine, engine)
     autotune_decision = _cudnn_autotune(settings, machine)
     accumulation_decision = _fp16_accumulation(settings, machine, compute_dtype)
     return ModelPlan(
@@ -148,15 +148,17 @@ def _why_not_fast(machine: MachineFacts, compute_dtype: str) -> str:
         return f"needs a CUDA device, this is {machine.device_name}"
     if machine.capability is not None and machine.capability < (8, 0):
         return f"needs compute capability 8.0, this device has {_dotted(machine)}"
-    if not machine.has_triton:
-        return "needs Triton, which is not installed (on Windows: pip package triton-windows)"
+    if machine.triton_missing:
+        return f"needs Triton, which {machine.triton_missing}"
     if compute_dtype == "fp32":
         return "has kernels for fp16 and bf16, the model computes in fp32"
     return ""
 
 
-def _cuda_graph(machine: MachineFacts, engine: str) -> Decision:
+def _cuda_graph(settings: ModelSettings, machine: MachineFacts, engine: str) -> Decision:
     name = "CUDA graph"
+    if settings.engine == "off":
+        return Decision.kept(name, "off with the engine")
     if engine == "off":
         return Decision.refused(name, "needs the engine")
     if machine.device_type != "cuda":
@@ -172,6 +174,8 @@ def _channels_last(settings: ModelSettings, engine: str) -> tuple[bool, Decision
                 name, "off was asked for; the fast engine's kernels work channels-last, choose engine eager"
             )
         return False, Decision.kept(name, "off, as chosen")
+    if settings.engine == "off" and settings.channels_last == "auto":
+        return False, Decision.kept(name, "off with the engine")
     if engine == "off":
         return False, Decision.refused(
             name, "needs the engine: ComfyUI's GroupNorm returns to NCHW at every layer, which costs more than it gains"

@@ -2,17 +2,18 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Generator, Hashable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...comfy_adapters import model_patcher, unet
-from ...comfy_adapters.weights import HeldWeights, NotResidentError
+from ...comfy_adapters.sampling import is_out_of_memory, release_cached_memory
+from ...comfy_adapters.weights import HeldWeights, NotResidentError, require_plain_modules, require_room
 from ..kernels.ops import engine_ops
 from ..unet.forward import BLOCK_PATCHES, StockPieces, UNetForward
-from ..unet.graphs import GraphCache, shape_key
+from ..unet.graphs import CaptureError, GraphCache, own_control, shape_key
 from ..unet.layout import UNetLayout
 from ..unet.prepared import PreparedWeights
 from .plan import ModelPlan
@@ -33,17 +34,30 @@ CALLED_PATCHES = (
 class _Run:
     """State of one sampling run; dropped at its end."""
 
-    def __init__(self, stock_because: str, constant_conditioning: bool):
-        self.stock_because = stock_because
-        self.constant_conditioning = constant_conditioning
+    def __init__(self, guider: Any):
+        self.patcher = guider.model_patcher
+        self.constant_conditioning = model_patcher.conditioning_is_constant(guider)
+        self.stock_because = ""
         self.held: HeldWeights | None = None
         self.notes: dict[str, None] = {}
+
+    def step_back(self, why: str) -> None:
+        """Leave the rest of the run to ComfyUI's own forward."""
+        self.stock_because = why
+        self.notes[f"ComfyUI's own forward ran: {why}"] = None
+        self.release()
+
+    def release(self) -> None:
+        """Let the run's weights go."""
+        if self.held is not None:
+            self.held.release()
+            self.held = None
 
 
 class UNetEngine:
     """The engine of one optimised MODEL: prepared weights and graphs between runs, held weights during one.
 
-    Everything it keeps is dropped when ComfyUI detaches the model, and goes with the MODEL clone that owns it.
+    Everything it keeps is dropped when ComfyUI unloads the model or loads another clone of it, and goes with the MODEL that owns it.
     """
 
     def __init__(self, plan: ModelPlan, notify: Callable[[str], None]):
@@ -51,30 +65,36 @@ class UNetEngine:
         self._notify = notify
         self._ops = engine_ops(plan.engine)
         self._run: _Run | None = None
-        self._verified: set[Hashable] = set()
-        self._refused = ""
         self.release()
 
     def release(self) -> None:
-        """Drop prepared weights and graphs."""
+        """Drop prepared weights, graphs and what was found out about them."""
         self._unet: Any = None
         self._forward: UNetForward | None = None
         self._graphs: GraphCache | None = None
+        self._verified: set[Hashable] = set()
+        self._no_graph_because = ""
+
+    def detached(self, unpatch_all: bool) -> None:
+        """React to ComfyUI taking this clone off the device.
+
+        load_models_gpu() detaches a clone also to replace it by another one, or by itself at the start of every run.
+        """
+        if unpatch_all or self._run is None:
+            self.release()
 
     @contextlib.contextmanager
-    def run(self, guider: Any) -> Iterator[None]:
+    def run(self, guider: Any) -> Generator[None]:
         """Open a sampling run; its weights are let go again whatever happens in it."""
-        outer = self._run
-        why = self._refused or model_patcher.why_weights_change(guider)
-        self._run = _Run(why, model_patcher.conditioning_is_constant(guider))
-        if why:
-            self._run.notes[f"ComfyUI's own forward ran: {why}"] = None
+        outer, self._run = self._run, _Run(guider)
+        run = self._run
+        if why := model_patcher.why_not_ours(guider):
+            run.step_back(why)
         try:
             yield
         finally:
-            run, self._run = self._run, outer
-            if run.held is not None:
-                run.held.release()
+            self._run = outer
+            run.release()
             if run.notes:
                 text = "; ".join(run.notes)
                 log.info("engine: %s", text)
@@ -97,62 +117,63 @@ class UNetEngine:
         run = self._run
         if run is None or run.stock_because or context is None or any(rest.get(name) is not None for name in VIDEO_ARGUMENTS):
             return stock(x, timesteps, context, y, control, options, **rest)
-        key = shape_key(x, context, y, control)
-        expected = None
-        if key not in self._verified and not control and _calls_python(options) == "":
-            expected = stock(x, timesteps, context, y, control, options, **rest)
+        out, why = None, ""
         try:
-            out = self._fast(run, model, key, x, timesteps, context, y, control, options, is_first=expected is not None)
-        except NotResidentError as reason:
-            return self._fall_back(run, f"{reason}", stock, x, timesteps, context, y, control, options, rest, expected)
-        except torch.OutOfMemoryError:
-            self.release()
-            return self._fall_back(
-                run, "no memory left for the engine", stock, x, timesteps, context, y, control, options, rest, expected
-            )
-        if expected is None:
+            out = self._checked(run, stock, model, x, timesteps, context, y, control, options)
+        except NotResidentError as error:
+            why = str(error)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            why = "no memory left for the engine"
+        if out is not None:
             return out
-        return self._verify(run, key, expected, out)
+        # Only here are the failed attempt's tensors gone: the exception held its frames.
+        if why:
+            run.step_back(why)
+            self.release()
+            release_cached_memory()
+        return stock(x, timesteps, context, y, control, options, **rest)
 
-    def _fall_back(self, run: _Run, why: str, stock: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        *inputs, rest, expected = arguments
-        run.stock_because = why
-        run.notes[f"ComfyUI's own forward ran: {why}"] = None
-        if run.held is not None:
-            run.held.release()
-            run.held = None
-        return stock(*inputs, **rest) if expected is None else expected
-
-    def _verify(self, run: _Run, key: Hashable, expected: Tensor, out: Tensor) -> Tensor:
+    def _checked(
+        self, run: _Run, stock: Callable[..., Tensor], model: Any, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None,
+        control: Any, options: dict[str, Any],
+    ) -> Tensor | None:  # fmt: skip
+        """Return the engine's output; on a shape's first step compare with ComfyUI's, and return None if they disagree."""
+        forward = self._prepare(run, model, x)
+        key = shape_key(x, context, y, control)
+        calls = _calls_python(options)
+        if calls:
+            run.notes[f"no CUDA graph: {calls} of another node is called at every step"] = None
+        if calls:  # not compared: a patch that counts its calls must be called once
+            return forward(x, timesteps, context, y, own_control(control), options)
+        if key in self._verified:
+            if not self._plan.cuda_graph or self._no_graph_because:
+                return forward(x, timesteps, context, y, own_control(control), options)
+            return self._replay(run, forward, key, x, timesteps, context, y, control, options)
+        out = forward(x, timesteps, context, y, own_control(control), dict(options))
+        expected = stock(x, timesteps, context, y, own_control(control), dict(options))
         difference = (torch.linalg.vector_norm((out - expected).float()) / torch.linalg.vector_norm(expected.float())).item()
         if difference <= TOLERANCE[out.dtype]:
             self._verified.add(key)
             return out
-        self._refused = (
-            f"the engine's first step differed from ComfyUI's by {difference:.1e} (allowed {TOLERANCE[out.dtype]:.0e})"
-        )
-        run.stock_because = self._refused
-        run.notes[f"ComfyUI's own forward ran: {self._refused}"] = None
-        self.release()
-        return expected
+        allowed = f"allowed {TOLERANCE[out.dtype]:.0e}"
+        run.step_back(f"the engine's first step differed from ComfyUI's by {difference:.1e} ({allowed})")
+        return None
 
-    def _fast(
-        self, run: _Run, model: Any, key: Hashable, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None, control: Any,
-        options: dict[str, Any], *, is_first: bool,
+    def _replay(
+        self, run: _Run, forward: UNetForward, key: Hashable, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None,
+        control: Any, options: dict[str, Any],
     ) -> Tensor:  # fmt: skip
-        forward = self._prepare(run, model, x)
-        calls = _calls_python(options)
-        if calls:
-            run.notes[f"no CUDA graph: {calls} of another node is called at every step"] = None
-        if not self._plan.cuda_graph or calls or is_first or self._graphs is None:
-            return forward(x, timesteps, context, y, control, options)
+        self._graphs = self._graphs or GraphCache()
         captured = self._graphs.get(key)
         if captured is None:
-            if key not in self._verified:  # with control the check is left out, the warm-up is not
-                forward(
-                    x, timesteps, context, y, None if control is None else {k: list(v) for k, v in control.items()}, dict(options)
-                )
-            captured = self._graphs.capture(key, forward, x, timesteps, context, y, control)
+            try:
+                captured = self._graphs.capture(key, forward, x, timesteps, context, y, control)
+            except CaptureError as error:
+                self._no_graph_because = str(error)
+                run.notes[f"no CUDA graph: {error}"] = None
+                return forward(x, timesteps, context, y, own_control(control), options)
         context_key = None
         if run.constant_conditioning and "uuids" in options:
             context_key = (*options["uuids"], *options["cond_or_uncond"])
@@ -163,20 +184,26 @@ class UNetEngine:
             self.release()
             self._unet = model
         if run.held is None:
+            require_plain_modules(model)
+            if self._forward is None:
+                require_room(run.patcher, x)
             layout = self._forward.layout if self._forward is not None else UNetLayout(**unet.describe_unet(model))
             run.held = HeldWeights(layout.weighted_modules(), x.device, x.dtype)
-            if self._forward is None or not self._forward.prepared.update(run.held.weights):
-                self._forward = self._graphs = None
+            change = "moved" if self._forward is None else self._forward.prepared.update(run.held.weights)
+            if change == "moved":
+                self.release()
+                self._unet = model
                 prepared = PreparedWeights(layout, run.held.weights)
-                self._forward = UNetForward(
-                    layout, self._ops, prepared, STOCK, model_patcher.attention_function(self._plan.attention)
-                )
-                self._graphs = GraphCache() if self._plan.cuda_graph else None
+                attend = model_patcher.attention_function(self._plan.attention)
+                self._forward = UNetForward(layout, self._ops, prepared, STOCK, attend)
+            elif change == "changed" and self._graphs is not None:
+                self._graphs.forget_contexts()
         assert self._forward is not None
         return self._forward
 
 
 def _calls_python(options: dict[str, Any]) -> str:
+    """Name a patch by which another node's Python would run inside the forward."""
     patches = options.get("patches", {})
     for name in CALLED_PATCHES:
         if patches.get(name):

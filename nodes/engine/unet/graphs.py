@@ -3,6 +3,8 @@
 Raw graphs, not torch.compile's: those crash under ComfyUI's default cudaMallocAsync allocator (KJNodes #142, pytorch #158641).
 """
 
+import contextlib
+import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
@@ -14,6 +16,15 @@ from ..kernels.ops import Arena
 from .forward import KeysValues, UNetForward
 
 MAX_GRAPHS = 4
+
+
+class CaptureError(RuntimeError):
+    """A forward could not be captured; the message says why. Running it without a graph still works."""
+
+
+def own_control(control: Any) -> Any:
+    """Return a ControlNet's residuals in lists of their own: a forward takes them out one by one."""
+    return None if control is None else {name: list(residuals) for name, residuals in control.items()}
 
 
 def control_tensors(control: Any) -> list[Tensor]:
@@ -55,20 +66,33 @@ class CapturedForward:
         # Keys and values live as long as the graphs, so they are no part of the arena.
         self._cross: KeysValues = forward.cross_buffers(context)
         with torch.cuda.stream(stream), forward.ops.allocating_from(arena):
-            self._fill_cross(forward)
-            self._run(forward)
+            # Blocks made late in one pass are taken early in the next, so it takes passes until none is missing.
+            made = -1
+            while made != arena.nbytes:
+                made = arena.nbytes
+                self._fill_cross(forward)
+                self._run(forward)
             self._capture(self._context_graph, lambda: self._fill_cross(forward))
             self._capture(self._graph, lambda: self._run(forward))
         torch.cuda.current_stream(x.device).wait_stream(stream)
 
     @staticmethod
     def _capture(graph: Any, body: Callable[[], None]) -> None:
-        # thread_local: other threads (previews, monitors, savers) may use CUDA meanwhile.
-        graph.capture_begin(capture_error_mode="thread_local")
+        collects = gc.isenabled()
+        gc.disable()  # a collected graph or host buffer would free memory in the middle of the capture and invalidate it
         try:
-            body()
-        finally:
+            # thread_local: other threads (previews, monitors, savers) may use CUDA meanwhile.
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                body()
+            except BaseException:
+                with contextlib.suppress(RuntimeError):  # the capture is invalid already; the body's error is the cause
+                    graph.capture_end()
+                raise
             graph.capture_end()
+        finally:
+            if collects:
+                gc.enable()
 
     def _fill_cross(self, forward: UNetForward) -> None:
         context = self._inputs[2]
@@ -79,8 +103,7 @@ class CapturedForward:
 
     def _run(self, forward: UNetForward) -> None:
         x, timesteps, context = self._inputs
-        control = None if self._control is None else {name: list(residuals) for name, residuals in self._control.items()}
-        self._output.copy_(forward(x, timesteps, context, self._y, control, {}, self._cross))
+        self._output.copy_(forward(x, timesteps, context, self._y, own_control(self._control), {}, self._cross))
 
     def __call__(
         self, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None, control: Any, context_key: Hashable
@@ -99,6 +122,10 @@ class CapturedForward:
         self._graph.replay()
         return self._output.clone()
 
+    def forget_context(self) -> None:
+        """Compute cross-attention keys and values anew at the next call."""
+        self._context_key = None
+
 
 class GraphCache:
     """The graphs of one prepared model, least recently used first to go; all share one arena."""
@@ -114,9 +141,19 @@ class GraphCache:
         return self._graphs.get(key)
 
     def capture(self, key: Hashable, forward: UNetForward, *inputs: Any) -> CapturedForward:
-        """Capture and keep a graph for `key`."""
+        """Capture and keep a graph for `key`; raises CaptureError when that is not possible."""
         while len(self._graphs) >= MAX_GRAPHS:
             self._graphs.popitem(last=False)
-        captured = CapturedForward(forward, *inputs, arena=self._arena)
+        try:
+            captured = CapturedForward(forward, *inputs, arena=self._arena)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:  # CUDA's and the Triton launcher's
+            raise CaptureError(f"capturing failed ({str(error).partition(chr(10))[0]})") from error
         self._graphs[key] = captured
         return captured
+
+    def forget_contexts(self) -> None:
+        """Compute cross-attention keys and values anew at the next call of every graph."""
+        for captured in self._graphs.values():
+            captured.forget_context()

@@ -36,17 +36,21 @@ class PreparedWeights:
                 weight, bias = self.weights[layer.skip_connection]
                 self.skip_weights[layer] = (weight.view(weight.shape[0], -1), bias)
 
-    def update(self, weights: Weights) -> bool:
-        """Take over the values of `weights`, the same modules' tensors in another run; False when one of them has moved."""
+    def update(self, weights: Weights) -> str:
+        """Take over the values of `weights`, the same modules' tensors in another run.
+
+        Returns "same", "changed" when values were copied, or "moved" when a tensor that is only referred to has another address:
+        then this object is of no more use.
+        """
         changed = [
             module
             for module, pair in weights.items()
             if any(seen() is not now for seen, now in zip(self._seen[module], pair, strict=True))
         ]
         if any(not _is_small(weights[m][0]) and self._addresses[m] != weights[m][0].data_ptr() for m in weights):
-            return False
+            return "moved"
         if not changed:
-            return True
+            return "same"
         self._remember(weights)
         pairs = [
             (mine, theirs) for m in changed for mine, theirs in zip(self.weights[m], weights[m], strict=True) if mine is not None
@@ -59,7 +63,7 @@ class PreparedWeights:
                 self.conv_weights[module].copy_(weights[module][0])
         for layer in self._resblocks():
             self.embedding_weights[layer][1].copy_(self._folded_bias(layer))
-        return True
+        return "changed"
 
     def _remember(self, weights: Weights) -> None:
         self._seen = {module: tuple(_reference(tensor) for tensor in pair) for module, pair in weights.items()}

@@ -115,7 +115,7 @@ def _precision(settings: VaeSettings, machine: MachineFacts, vae: VaeFacts) -> t
 
 def _decoder(settings: VaeSettings, machine: MachineFacts, precision: str, vae: VaeFacts) -> tuple[str, Decision]:
     name = "channels-last decoder"
-    kernels = machine.device_type == "cuda" and machine.has_triton and (machine.capability or (0, 0)) >= (8, 0)
+    kernels = machine.device_type == "cuda" and not machine.triton_missing and (machine.capability or (0, 0)) >= (8, 0)
     own = "fast" if kernels and precision != "fp32" else "eager"
     if precision != vae.dtype:
         # ComfyUI's decoder keeps the dtype that it was loaded in; ours reads a converted copy of the weights.

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ...comfy_adapters import vae as vae_adapter
-from ...comfy_adapters.weights import HeldWeights, NotResidentError
+from ...comfy_adapters.sampling import is_out_of_memory
+from ...comfy_adapters.weights import HeldWeights, NotResidentError, require_plain_modules
 from ..errors import OutOfMemoryError
 from ..kernels.ops import engine_ops
 from .decoder import DecoderForward
@@ -39,11 +40,13 @@ class SpriteDecoder:
             while True:
                 try:
                     return self._decode(samples, max(1, count), tile, vae_options or {})
-                except torch.OutOfMemoryError as error:
+                except RuntimeError as error:  # torch.OutOfMemoryError and AcceleratorError
+                    if not is_out_of_memory(error):
+                        raise
                     count, tile = self._smaller(count, tile, max(height, width), error)
                 vae_adapter.empty_cache()
 
-    def _smaller(self, count: int, tile: int, side: int, error: torch.OutOfMemoryError) -> tuple[int, int]:
+    def _smaller(self, count: int, tile: int, side: int, error: RuntimeError) -> tuple[int, int]:
         if count > 1:
             log.info("VAE decode: %d pictures at once did not fit, going on with %d", count, count // 2)
             return count // 2, 0
@@ -63,6 +66,7 @@ class SpriteDecoder:
                 decode = vae_adapter.stock_decoder(self._vae, vae_options)
             else:
                 model = vae_adapter.autoencoder(self._vae)
+                require_plain_modules(model)
                 held = HeldWeights(
                     DecoderForward.weighted_modules(model), samples_device(self._vae), vae_adapter.loaded_dtype(self._vae)
                 )

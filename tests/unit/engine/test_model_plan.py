@@ -15,14 +15,14 @@ H100 = MachineFacts(
     capability=(9, 0),
     memory_total_gib=79.2,
     torch_version=(2, 11),
-    has_triton=True,
+    triton_missing="",
 )
 RTX_4090 = replace(H100, device_name="NVIDIA GeForce RTX 4090", capability=(8, 9), memory_total_gib=23.5)
 RTX_5090 = replace(H100, device_name="NVIDIA GeForce RTX 5090", capability=(12, 0), memory_total_gib=31.4)
 GTX_1080 = replace(H100, device_name="NVIDIA GeForce GTX 1080", capability=(6, 1), memory_total_gib=8.0)
 GB10 = replace(H100, device_name="NVIDIA GB10", capability=(12, 1), memory_total_gib=119.7, is_integrated=True)
 ROCM = MachineFacts(
-    device_type="rocm", device_name="AMD Radeon RX 7900 XTX", memory_total_gib=24.0, torch_version=(2, 11), has_triton=True
+    device_type="rocm", device_name="AMD Radeon RX 7900 XTX", memory_total_gib=24.0, torch_version=(2, 11), triton_missing=""
 )
 CPU = MachineFacts(device_type="cpu", device_name="CPU", torch_version=(2, 11))
 FP32 = replace(SDXL, weight_dtype="fp32", compute_dtype="fp32", core_attention="sub_quad")
@@ -43,7 +43,7 @@ def reason(plan, technique: str) -> str:
         (RTX_4090, "fast", True, None),
         (RTX_5090, "fast", True, None),
         (GB10, "fast", True, None),
-        (replace(H100, has_triton=False), "eager", True, "cudnn"),
+        (replace(H100, triton_missing="is not installed"), "eager", True, "cudnn"),
         (GTX_1080, "eager", True, None),
         (ROCM, "off", False, None),
         (replace(CPU, device_type="mps", device_name="MPS"), "off", False, None),
@@ -94,7 +94,8 @@ def test_whatever_is_asked_for_by_name_is_applied_or_refused_with_a_reason():
         (ModelSettings(precision="bf16"), H100, SDXL, "engine", "weights are fp16 but computing is bf16: every layer has to cast"),
         (ModelSettings(), H100, replace(SDXL, weight_dtype="float8_e4m3fn", compute_dtype="float8_e4m3fn"), "engine", "weights are float8_e4m3fn; fp16, bf16 and fp32 are supported"),
         (ModelSettings(), H100, replace(SDXL, replaced_by="torch.compile"), "engine", "another node already replaced the UNet (torch.compile); remove one of the two"),
-        (ModelSettings(engine="off"), H100, SDXL, "CUDA graph", "needs the engine"),
+        (ModelSettings(engine="off", channels_last="on"), H100, SDXL, "channels-last", "needs the engine: ComfyUI's GroupNorm returns to NCHW at every layer, which costs more than it gains"),
+        (ModelSettings(engine="fast"), replace(H100, triton_missing="needs a C compiler, and there is none on the PATH"), SDXL, "engine", "fast needs Triton, which needs a C compiler, and there is none on the PATH"),
         (ModelSettings(attention="sage"), H100, SDXL, "attention", "sage is not available in this ComfyUI (pip package sageattention)"),
         (ModelSettings(attention="xformers"), CPU, replace(FP32, attention_functions=("xformers",)), "attention", "xformers needs a CUDA device, this is CPU"),
         (ModelSettings(attention="cudnn"), GTX_1080, SDXL, "attention", "cuDNN attention needs compute capability 8.0, this device has 6.1"),

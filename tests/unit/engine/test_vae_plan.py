@@ -20,7 +20,7 @@ H100 = MachineFacts(
     capability=(9, 0),
     memory_total_gib=79.2,
     torch_version=(2, 11),
-    has_triton=True,
+    triton_missing="",
 )
 GTX_1080 = replace(H100, device_name="NVIDIA GeForce GTX 1080", capability=(6, 1))
 CPU = MachineFacts(device_type="cpu", device_name="CPU", torch_version=(2, 11))
@@ -33,8 +33,8 @@ GIB = 1024**3
     [
         (VaeSettings(), H100, SDXL, "fast", "bf16"),
         (VaeSettings(channels_last="off"), H100, SDXL, "stock", "bf16"),
-        (VaeSettings(), replace(H100, has_triton=False), SDXL, "stock", "bf16"),
-        (VaeSettings(channels_last="on"), replace(H100, has_triton=False), SDXL, "eager", "bf16"),
+        (VaeSettings(), replace(H100, triton_missing="is not installed"), SDXL, "stock", "bf16"),
+        (VaeSettings(channels_last="on"), replace(H100, triton_missing="is not installed"), SDXL, "eager", "bf16"),
         (VaeSettings(precision="fp32"), H100, SDXL, "eager", "fp32"),
         (VaeSettings(precision="fp16"), H100, SDXL, "fast", "fp16"),
         (VaeSettings(), CPU, replace(SDXL, dtype="fp32"), "stock", "fp32"),
