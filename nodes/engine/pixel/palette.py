@@ -15,6 +15,7 @@ _MAX_BINS = 1600
 # How far, in shares of the step to a neighbour, sharpening carries a cell beyond its own colour.
 _HALO = 1.4
 _STRAY_CELLS = 3
+_FAINT_CELLS = 4
 _REFINEMENTS = 3
 # Residual, summed over the channels in 8-bit steps, from which a cell counts less.
 _OUTLIER_STEP = 6.0
@@ -61,7 +62,7 @@ def find_palette(pictures: NDArray[np.floating], max_colours: int = 0) -> Palett
             break
     labels = _drop_blends(lab, labels, noise)
     labels = _drop_stray_cells(lab, labels, noise)
-    centres, weights = _refined_colours(pictures[..., :3], labels)
+    centres, weights = _without_faint_shades(*_refined_colours(pictures[..., :3], labels), noise)
     limit = max_colours or MAX_COLOURS
     if len(centres) > limit:
         centres, weights = _merge_down(centres, weights, limit)
@@ -304,6 +305,18 @@ def _refined_colours(pictures: NDArray[np.floating], labels: NDArray[np.intp]) -
         total = np.bincount(of_cell, trust)
         colours = np.stack([np.bincount(of_cell, restored[:, channel]) for channel in range(3)], axis=1) / total[:, None]
     return srgb_to_lab(np.clip(colours, 0, 255)), weights
+
+
+def _without_faint_shades(centres: Floats, weights: NDArray[np.intp], noise: float) -> tuple[Floats, NDArray[np.intp]]:
+    """Leave out the colours of a few cells that another colour stands in for: their cells take the nearest one left."""
+    kept = np.ones(len(centres), dtype=bool)
+    gaps = np.sqrt(_squared_distances(centres, centres))
+    np.fill_diagonal(gaps, np.inf)
+    for index in np.argsort(weights, kind="stable"):
+        if weights[index] > _FAINT_CELLS:
+            break
+        kept[index] = gaps[index, kept].min() > max(5.0, 4.0 * noise)
+    return centres[kept], weights[kept]
 
 
 def _merge_down(centres: Floats, weights: NDArray[np.intp], count: int) -> tuple[Floats, NDArray[np.intp]]:
