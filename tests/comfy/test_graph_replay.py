@@ -1,0 +1,131 @@
+"""What goes in and out of a captured forward, with a stand-in for CUDA's graphs that runs the captured body again at every replay."""
+
+import contextlib
+import sys
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from .test_optimize_model import STEPS, TOLERANCE, relative_error, sample, with_control, with_lora
+from .test_optimize_model import conds as conds
+
+CAPTURED = 2  # a graph of keys and values, and one of the rest
+
+
+class Stand:
+    """A graph that remembers its body."""
+
+    def __init__(self) -> None:
+        self.body: Any = None
+
+    def replay(self) -> None:
+        self.body()
+
+
+class Graphs:
+    """Counts captures and replays of the engine that the pack loaded."""
+
+    def __init__(self, package: str, monkeypatch: pytest.MonkeyPatch):
+        self.captures = 0
+        self.module: ModuleType = sys.modules[f"{package}.engine.unet.graphs"]
+        self.fail = False
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", Stand)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self)
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+        monkeypatch.setattr(self.module.CapturedForward, "_capture", staticmethod(self.capture))
+
+    def wait_stream(self, other: Any) -> None: ...
+
+    def capture(self, graph: Stand, body: Any) -> None:
+        if self.fail:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        self.captures += 1
+        body()
+        graph.body = body
+
+
+@pytest.fixture
+def graphs(pack_nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Graphs:
+    return Graphs(pack_nodes["OptimizeModel"].__module__.rsplit(".", 1)[0], monkeypatch)
+
+
+@pytest.fixture
+def optimized(pack_nodes: dict[str, Any], tiny_sdxl: Any, graphs: Graphs) -> Any:
+    """The tiny model on the eager engine with graphs, which a plan for a CPU would refuse."""
+    package = pack_nodes["OptimizeModel"].__module__.rsplit(".", 1)[0]
+    plan = sys.modules[f"{package}.engine.model.plan"].ModelPlan(engine="eager", cuda_graph=True)
+    return sys.modules[f"{package}.engine.model.apply_model_plan"].apply_model_plan(tiny_sdxl.model, plan, "3")
+
+
+def check(comfyui: Any, optimized: Any, stock: Any, conds: Any, **options: Any) -> None:
+    expected = sample(comfyui, stock, conds, **options)
+    assert relative_error(sample(comfyui, optimized, conds, **options), expected) < TOLERANCE
+
+
+def again(comfyui: Any, optimized: Any, expected: torch.Tensor, conds: Any, **options: Any) -> None:
+    assert relative_error(sample(comfyui, optimized, conds, **options), expected) < TOLERANCE
+
+
+def test_one_capture_per_shape_serves_every_seed_and_prompt(comfyui, tiny_sdxl, optimized, graphs, conds):
+    prompts = [conds, (conds[1], conds[0])]
+    settings = [{"seed": seed} for seed in (7, 8)]
+    expected = [[sample(comfyui, tiny_sdxl.model, c, **s) for s in settings] for c in prompts]
+    for c, row in zip(prompts, expected, strict=True):
+        for s, picture in zip(settings, row, strict=True):
+            again(comfyui, optimized, picture, c, **s)
+    assert graphs.captures == CAPTURED
+    check_other = sample(comfyui, optimized, conds, width=64)
+    assert graphs.captures == 2 * CAPTURED
+    assert relative_error(check_other, sample(comfyui, tiny_sdxl.model, conds, width=64)) < TOLERANCE
+
+
+def test_a_new_lora_reaches_the_graph(comfyui, tiny_sdxl, optimized, graphs, conds):
+    for strength, seed in ((1.0, 5), (-0.5, 6)):
+        check(comfyui, with_lora(optimized, strength, seed), with_lora(tiny_sdxl.model, strength, seed), conds)
+    check(comfyui, optimized, tiny_sdxl.model, conds)
+
+
+def test_control_and_scheduled_prompts_replay_with_their_own_inputs(comfyui, tiny_sdxl, optimized, graphs, conds):
+    import node_helpers
+
+    check(comfyui, optimized, tiny_sdxl.model, with_control(conds))
+    early = node_helpers.conditioning_set_values(conds[0], {"start_percent": 0.0, "end_percent": 0.5})
+    late = node_helpers.conditioning_set_values(conds[1], {"start_percent": 0.5, "end_percent": 1.0})
+    check(comfyui, optimized, tiny_sdxl.model, (early + late, conds[1]))
+    assert graphs.captures >= CAPTURED
+
+
+def test_a_context_that_changes_at_every_step_is_not_taken_from_the_last(comfyui, tiny_sdxl, optimized, graphs, conds):
+    def wrapper(apply_model, args):
+        c = dict(args["c"], c_crossattn=args["c"]["c_crossattn"] * (1 + args["timestep"][0].item() / 14))
+        return apply_model(args["input"], args["timestep"], **c)
+
+    stock, ours = tiny_sdxl.model.clone(), optimized.clone()
+    stock.set_model_unet_function_wrapper(wrapper)
+    ours.set_model_unet_function_wrapper(wrapper)
+    check(comfyui, ours, stock, conds)
+    assert graphs.captures == CAPTURED
+
+
+def test_a_capture_that_fails_costs_the_graph_and_nothing_else(comfyui, tiny_sdxl, optimized, graphs, conds):
+    graphs.fail = True
+    check(comfyui, optimized, tiny_sdxl.model, conds)
+    check(comfyui, optimized, tiny_sdxl.model, conds)
+    assert graphs.captures == 0
+
+
+def test_no_more_than_four_graphs_are_kept(comfyui, optimized, graphs, conds):
+    for width in (64, 72, 80, 88, 96, 64):
+        sample(comfyui, optimized, conds, width=width, height=64)
+    assert graphs.captures == 6 * CAPTURED
+
+
+def test_steps_after_the_first_are_replayed(comfyui, optimized, graphs, conds, monkeypatch):
+    replays = []
+    replay = Stand.replay
+    monkeypatch.setattr(Stand, "replay", lambda self: (replays.append(1), replay(self))[1])
+    sample(comfyui, optimized, conds)
+    assert len(replays) == (STEPS - 1) + 1  # every step but the compared one, and keys and values once
