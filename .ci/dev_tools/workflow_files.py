@@ -11,6 +11,7 @@ from dev_tools.errors import DevError
 
 DEMO_WORKFLOWS = ("sprite_optimized", "batch_optimized", "pixel_art_workflow")
 TINY_SIZE = 256  # pixels a side: a 20-step picture of the tiny checkpoint takes seconds on two CPU cores
+TINY_CFG = 4.0  # what it was trained for (docs/tiny-sdxl.md); 8 and 9, as the workflows have for SDXL, overdraw it
 SEED_CONTROLS = ("fixed", "increment", "decrement", "randomize")
 
 
@@ -45,7 +46,7 @@ def load_workflows(folder: Path, names: Sequence[str] | None) -> list[Workflow]:
 
 
 def fitted(workflow: Workflow, checkpoint: str, size: int | None) -> Workflow:
-    """The workflow with another checkpoint, and with pictures of `size` pixels a side unless that is None."""
+    """The workflow with another checkpoint, and fitted to the tiny one with pictures of `size` pixels a side unless that is None."""
     prompt, ui = copy.deepcopy(workflow.prompt), copy.deepcopy(workflow.ui)
     for node_id, node in prompt.items():
         changed: dict[str, Any] = {}
@@ -53,6 +54,8 @@ def fitted(workflow: Workflow, checkpoint: str, size: int | None) -> Workflow:
             changed["ckpt_name"] = checkpoint
         if size is not None and node["class_type"] in ("EmptyLatentImage", "BatchSpriteSampler"):
             changed.update({name: size for name in ("width", "height") if isinstance(node["inputs"].get(name), int)})
+        if size is not None and "cfg" in node["inputs"]:
+            changed["cfg"] = TINY_CFG
         node["inputs"].update(changed)
         for ui_node in ui["nodes"]:
             if str(ui_node["id"]) == node_id:

@@ -51,7 +51,15 @@ def test_checkpoint_and_size_are_replaced_in_both_forms():
     assert json.dumps([PROMPT, UI]) == original
 
 
-def test_a_real_checkpoint_keeps_the_size():
+def test_the_tiny_checkpoint_gets_the_cfg_that_it_was_trained_for():
+    prompt = {"2": {"class_type": "KSampler", "inputs": {"cfg": 8.0, "steps": 20}}}
+    ui = {"nodes": [{"id": 2, "inputs": [{"widget": {"name": n}} for n in ("steps", "cfg")], "widgets_values": [20, 8.0]}]}
+    workflow = fitted(Workflow("w", prompt, ui), "tiny.safetensors", 256)
+    assert workflow.prompt["2"]["inputs"] == {"cfg": 4.0, "steps": 20}
+    assert workflow.ui["nodes"][0]["widgets_values"] == [20, 4.0]
+
+
+def test_a_real_checkpoint_keeps_size_and_cfg():
     workflow = fitted(Workflow("w", PROMPT, UI), "sdxl.safetensors", None)
     assert (workflow.prompt, workflow.ui) == (PROMPT, UI)
 
