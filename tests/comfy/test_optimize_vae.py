@@ -106,3 +106,20 @@ def test_other_vae_is_passed_through_with_the_reason(pack_nodes, tiny_sdxl):
     optimized, report = optimize(pack_nodes, other)
     assert optimized is other
     assert "not an SDXL VAE (it has 16 latent channels" in report
+
+
+def test_circular_padding_is_kept(pack_nodes, tiny_sdxl):
+    """Packs for tiled textures set it on the convolutions themselves."""
+    optimized, _ = optimize(pack_nodes, tiny_sdxl.vae, channels_last="on")
+    plain = optimized.decode(latents())
+    modules = tiny_sdxl.vae.first_stage_model.decoder.modules()
+    convolutions = [m for m in modules if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+    try:
+        for convolution in convolutions:
+            convolution.padding_mode, convolution._reversed_padding_repeated_twice = "circular", [1, 1, 1, 1]
+        expected = tiny_sdxl.vae.decode(latents())
+        assert (expected - plain).abs().max() > 100 * TOLERANCE
+        assert (optimized.decode(latents()) - expected).abs().max() < TOLERANCE
+    finally:
+        for convolution in convolutions:
+            convolution.padding_mode = "zeros"
