@@ -49,6 +49,8 @@ class _Candidate:
     tracks: list[Track]
     lines: list[CellLines]
     deviation: float
+    concentration: float
+    drawn: float
     score: float
 
 
@@ -137,7 +139,9 @@ def _judge(
     deviation = float(np.mean([np.quantile(tap_deviation(picture_taps), quantile) for picture_taps in taps]))
     drawn = float(np.mean([_all_lines_drawn(picture_taps.mean(axis=0)) for picture_taps in taps]))
     # Of a pitch and its fraction that explain the picture alike, the larger one is the drawing's.
-    return _Candidate(refined, tracks, lines, deviation, drawn**2 * concentration**1.5 / (deviation + 8.0) * pitch**0.3)
+    return _Candidate(
+        refined, tracks, lines, deviation, concentration, drawn, drawn**2 * concentration**1.5 / (deviation + 8.0) * pitch**0.3
+    )
 
 
 def _all_lines_drawn(cells: Floats) -> float:
@@ -172,13 +176,14 @@ def find_grid(pictures: NDArray[np.floating]) -> FoundGrid | None:
         [profile for pair in profiles for profile in pair], MIN_PITCH_PX, shorter / _MIN_CELLS
     )
     judges = np.unique(np.linspace(0, len(pictures) - 1, _JUDGES).round().astype(int))
-    judged = [
-        _judge(pictures[judges], [profiles[i] for i in judges], pitch, strength)
-        for pitch, strength in candidate_pitches(pitches, concentration)
-    ]
+    seen = (pictures[judges], [profiles[i] for i in judges])
+    judged = [_judge(*seen, pitch, strength) for pitch, strength in candidate_pitches(pitches, concentration)]
     if not judged:
         return None
     chosen = max(judged, key=lambda candidate: candidate.score)
+    if chosen.drawn < 1 and 2 * chosen.pitch <= shorter / _MIN_CELLS:
+        # faint lines vote like drawn ones: they may have hidden the spacing of the drawn ones from the spectrum
+        chosen = max(chosen, _judge(*seen, 2 * chosen.pitch, chosen.concentration), key=lambda candidate: candidate.score)
     tracks = chosen.tracks if len(judges) == len(pictures) else follow(profiles, chosen.pitch)
     pitch = joint_pitch(tracks, chosen.pitch)
     count = cell_count(tracks, pitch, (width, height))

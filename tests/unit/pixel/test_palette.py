@@ -95,3 +95,31 @@ def test_palette_colours_pass_every_dither_unchanged():
     labels = np.random.default_rng(2).integers(0, 16, (24, 24))
     for dither in DITHERS:
         assert np.array_equal(map_to_palette(palette[labels].astype(np.float32), palette, dither), labels)
+
+
+def test_clean_backdrop_does_not_hide_the_noise_of_the_sprite():
+    picture = np.full((1, 64, 64, 3), 255, dtype=np.float32)
+    picture[:, 12:52, 12:52] = drawn(SIX, 5.0, 40)
+    assert len(find_palette(picture).colours) in (6, 7)  # 240, 240, 230 may count as the backdrop
+
+
+def test_single_cells_that_blur_mixed_are_no_colours():
+    """An outline of single cells that took on some of the body, more in some cells than in others."""
+    outline, body, backdrop = np.array([[20, 16, 24], [208, 70, 72], [60, 120, 220]], dtype=np.float32)
+    picture = np.broadcast_to(backdrop, (1, 40, 40, 3)).copy()
+    picture[:, 8:32, 8:32] = body
+    picture[:, 8, 8:32] = outline
+    for x, share in ((10, 0.1), (14, 0.18), (19, 0.26), (25, 0.34)):
+        picture[0, 8, x] = outline * (1 - share) + body * share
+    assert len(find_palette(picture).colours) == 3
+
+
+def test_blur_is_taken_out_of_the_colours():
+    rng = np.random.default_rng(2)
+    true = np.array([[30, 30, 60], [200, 60, 50], [90, 190, 80]], dtype=np.float32)
+    native = true[rng.integers(0, 3, (40, 40))]
+    around = sum(np.roll(native, shift, axis) for shift in (-1, 1) for axis in (0, 1)) / 4
+    blurred = 0.94 * native + 0.06 * around
+    colours = find_palette(blurred[None]).colours.astype(int)
+    assert len(colours) == 3
+    assert all(np.abs(colours - colour).max(axis=1).min() <= 3 for colour in true)  # 6 without

@@ -67,3 +67,14 @@ def test_pictures_need_not_be_square():
     rng = np.random.default_rng(4)
     native = rng.choice(np.array([[20, 12, 28], [208, 70, 72], [222, 238, 214]], dtype=np.uint8), size=(56, 64))
     assert np.array_equal(pixelate(native.repeat(9, axis=0).repeat(9, axis=1)).native, native)
+
+
+def test_faint_steps_inside_cells_are_no_lines():
+    """Decoders leave steps at the grids of their inner layers: here each 8 px cell falls into four of slightly different shades."""
+    rng = np.random.default_rng(6)
+    colours = np.array([[20, 12, 28], [208, 70, 72], [222, 238, 214], [52, 101, 36]], dtype=np.float32)
+    native = colours[rng.integers(0, 4, (32, 32))]
+    halves = native.repeat(2, axis=0).repeat(2, axis=1) + rng.choice([-5.0, 0.0, 5.0], (64, 64, 1))
+    art = pixelate(np.clip(halves.repeat(4, axis=0).repeat(4, axis=1), 0, 255).astype(np.uint8))
+    assert art.native.shape == (32, 32, 3)
+    assert np.abs(art.native - native).max() <= 8
