@@ -1,5 +1,6 @@
 """MemoryProbe: what the memory holds at this point of the graph."""
 
+import uuid
 from typing import Any
 
 from comfy_api.latest import io
@@ -40,9 +41,10 @@ class MemoryProbe(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> float:
+    def fingerprint_inputs(cls, **_: Any) -> str:
         """Run in every prompt: memory changes while the inputs stay."""
-        return float("nan")
+        # Not NaN: ComfyUI writes the value into the metadata of saved pictures, and NaN is no JSON.
+        return uuid.uuid4().hex
 
     @classmethod
     def execute(cls, value: Any, label: str, reset_peak: bool, snapshot: str, compare_with: str) -> io.NodeOutput:

@@ -159,8 +159,8 @@ def webp_texts(path: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def bench(comfyui, pack_nodes, tiny_sdxl) -> Bench:
-    return Bench(comfyui, pack_nodes, tiny_sdxl)
+def bench(comfyui, pack_nodes, tiny_checkpoint) -> Bench:
+    return Bench(comfyui, pack_nodes, tiny_checkpoint)
 
 
 @pytest.mark.parametrize("format", ["png", "webp"])

@@ -11,8 +11,8 @@ from tests.comfy.test_batch_sprite_sampler import SEEDS, Bench, assert_same_pict
 
 
 @pytest.fixture(scope="module")
-def bench(comfyui, pack_nodes, tiny_sdxl) -> Bench:
-    return Bench(comfyui, pack_nodes, tiny_sdxl)
+def bench(comfyui, pack_nodes, tiny_checkpoint) -> Bench:
+    return Bench(comfyui, pack_nodes, tiny_checkpoint)
 
 
 @pytest.fixture
