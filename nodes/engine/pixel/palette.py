@@ -15,6 +15,7 @@ _MAX_BINS = 1600
 # How far, in shares of the step to a neighbour, sharpening carries a cell beyond its own colour.
 _HALO = 1.4
 _STRAY_CELLS = 3
+_PAIRS_THAT_TELL = 120
 _FAINT_CELLS = 4
 _REFINEMENTS = 3
 # Residual, summed over the channels in 8-bit steps, from which a cell counts less.
@@ -85,7 +86,9 @@ def neighbour_noise(lab: Floats, opaque: NDArray[np.bool_]) -> float:
     pairs = np.concatenate(steps)
     if len(pairs) == 0:
         return 0.5
-    return float(np.clip(1.5 * np.quantile(pairs, 0.1), 0.5, 5.0))
+    # of a sprite of a few cells, hardly any neighbours may be alike
+    share = 0.1 if len(pairs) >= _PAIRS_THAT_TELL else 0.02
+    return float(np.clip(1.5 * np.quantile(pairs, share), 0.5, 5.0))
 
 
 def _backdrop(lab: Floats, opaque: NDArray[np.bool_]) -> NDArray[np.bool_]:
