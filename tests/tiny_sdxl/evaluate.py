@@ -117,6 +117,7 @@ class Drawn:
     facts: dict
 
 
+@torch.inference_mode()
 def draw(nodes: ModuleType, arguments: argparse.Namespace) -> Drawn:
     comfy_sd = importlib.import_module("comfy.sd")
     options = {"dtype": getattr(torch, arguments.dtype)} if arguments.dtype else {}
@@ -128,7 +129,11 @@ def draw(nodes: ModuleType, arguments: argparse.Namespace) -> Drawn:
     negative = encode(NEGATIVE)
     latent = {"samples": torch.zeros(1, 4, 32, 32)}
     pictures, pairs, started, shown = [], [], time.monotonic(), time.monotonic()
-    chosen = ALL_PAIRS[: arguments.pairs] if arguments.pairs else ALL_PAIRS
+    chosen = [
+        (subject, COLOUR_NAMES[(place + shift) % len(COLOUR_NAMES)])
+        for place, subject in enumerate(SUBJECTS[: arguments.subjects])
+        for shift in range(arguments.colours)
+    ]
     for subject, colour in chosen:
         positive = encode(PROMPT.format(subject=subject, colour=colour))
         for seed in range(arguments.seeds):
@@ -205,7 +210,10 @@ def main() -> None:
     parser.add_argument("--sampler", default="euler_ancestral")
     parser.add_argument("--scheduler", default="karras")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--pairs", type=int, default=0, help="only the first so many subject-colour pairs")
+    parser.add_argument("--subjects", type=int, default=len(SUBJECTS), help="only the first so many subjects")
+    parser.add_argument(
+        "--colours", type=int, default=len(COLOUR_NAMES), help="only so many colours of each subject, others each time"
+    )
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="UNet precision; ComfyUI's own choice if not given"
     )
@@ -233,7 +241,7 @@ def main() -> None:
     (arguments.out / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
     small = F.avg_pool2d(drawn.pictures.movedim(-1, 1), 4).movedim(1, -1)
     pixels = (small.clamp(0, 1) * 255).round().byte().numpy()
-    save_picture(arguments.out / "evaluation.png", contact_sheet(pixels, columns=len(COLOUR_NAMES) * arguments.seeds))
+    save_picture(arguments.out / "evaluation.png", contact_sheet(pixels, columns=arguments.colours * arguments.seeds))
     for name in ("all", "trained_pairs", "held_out_pairs"):
         print(name, {k: round(v, 4) for k, v in result[name].items()})
     print(
