@@ -64,10 +64,34 @@ def install_chromium(is_root: bool) -> str:
     )
 
 
+def install_node_packages(folder: Path) -> str:
+    """Install what a folder's package.json names, once per content; the reason why it is missing, empty if it is there."""
+    wanted = (folder / "package.json").read_text(encoding="utf-8")
+    stamp = folder / "node_modules" / ".installed"
+    if stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted:
+        return ""
+    npm = shutil.which("npm")
+    if npm is None:
+        return f"no npm on the search path for the packages of {folder.name}"
+    say(f"Installing the packages of {folder.name} with npm")
+    quiet = ("--no-audit", "--no-fund", "--ignore-scripts", "--no-package-lock", "--loglevel=error")
+    if run([npm, "install", *quiet], cwd=folder) != 0:
+        return f"npm could not install the packages of {folder.name}"
+    stamp.write_text(wanted, encoding="utf-8")
+    return ""
+
+
 def node_tests(tests: Path, must_run: bool) -> Outcome:
-    """Run the JavaScript tests of a folder with Node's own runner."""
+    """Run the JavaScript tests of a folder, and of its sub-folders with packages of their own, with Node's own runner."""
     name = "node --test"
     files = sorted(tests.glob("*.test.mjs"))
+    for package in sorted(tests.glob("*/package.json")):
+        if reason := install_node_packages(package.parent):
+            if must_run:
+                return skipped(name, reason, must_run)
+            say(f"skipped {package.parent.name}: {reason}")
+        else:
+            files += sorted(package.parent.glob("*.test.mjs"))
     if not files:
         return skipped(name, f"{tests} holds no *.test.mjs", must_run)
     node = shutil.which("node")

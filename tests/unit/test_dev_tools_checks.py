@@ -85,6 +85,32 @@ def test_node_tests_are_counted(tmp_path: Path, body: str, passed: bool, reason:
     assert "tests 1" in capsys.readouterr().out
 
 
+def test_packages_of_javascript_tests_are_installed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    calls: list[object] = []
+
+    def npm(command: list[object], cwd: Path | None = None, env: dict[str, str] | None = None) -> int:
+        calls.append(cwd)
+        (tmp_path / "node_modules").mkdir(exist_ok=True)
+        return 0
+
+    monkeypatch.setattr(checks, "run", npm)
+    monkeypatch.setattr(checks.shutil, "which", lambda name: name)
+    (tmp_path / "package.json").write_text("{}")
+    assert [checks.install_node_packages(tmp_path), checks.install_node_packages(tmp_path)] == ["", ""]
+    assert calls == [tmp_path]
+    (tmp_path / "package.json").write_text('{"dependencies": {}}')
+    assert checks.install_node_packages(tmp_path) == ""
+    assert len(calls) == 2
+
+
+def test_javascript_packages_without_npm_fail_in_ci_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "engines").mkdir()
+    (tmp_path / "engines" / "package.json").write_text("{}")
+    monkeypatch.setattr(checks.shutil, "which", lambda name: None)
+    outcome = checks.node_tests(tmp_path, must_run=True)
+    assert (outcome.passed, outcome.reason) == (False, "no npm on the search path for the packages of engines")
+
+
 def test_chromium_is_only_installed_by_root(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(checks.shutil, "which", lambda name: "/usr/bin/dnf" if name == "dnf" else None)
     ran: list[object] = []
