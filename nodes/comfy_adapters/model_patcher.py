@@ -26,7 +26,6 @@ def describe_model(patcher: Any) -> dict[str, Any]:
     return facts | {
         "weight_dtype": dtype_name(base.get_dtype()),
         "compute_dtype": dtype_name(_compute_dtype(patcher)),
-        "weights_gib": patcher.model_size() / 1024**3,
         "attention_functions": tuple(sorted(core_attention.REGISTERED_ATTENTION_FUNCTIONS)),
         "core_attention": core_attention.optimized_attention.__name__.removeprefix("attention_"),
         "replaced_by": _replaced_by(patcher, transformer_options),

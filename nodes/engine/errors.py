@@ -9,9 +9,5 @@ class BadInputError(PackError, ValueError):
     """A value that the user chose cannot be used."""
 
 
-class NotApplicableError(PackError):
-    """A technique that was asked for by name cannot run on this machine or model."""
-
-
 class OutOfMemoryError(PackError):
     """Even the smallest piece of work does not fit into memory."""

@@ -32,7 +32,7 @@ args = parser.parse_args()
 GRAPHS = {"single": ("baseline_single", "sprite_optimized"), "batch 8": ("baseline_batch", "batch_optimized")}
 
 
-def graph(name: str, seed: int, *, with_vae: bool = True) -> dict:
+def graph(name: str, seed: int) -> dict:
     prompt = json.loads((PACK_ROOT / "workflows" / "api" / f"{name}.json").read_text())
     for node in prompt.values():
         if node["class_type"] == "CheckpointLoaderSimple":

@@ -38,7 +38,6 @@ class ModelFacts:
     not_sdxl_because: str = ""
     weight_dtype: str = "fp16"
     compute_dtype: str = "fp16"
-    weights_gib: float = 0.0
     attention_functions: tuple[str, ...] = ("pytorch",)
     core_attention: str = "pytorch"
     replaced_by: str = ""
@@ -57,7 +56,6 @@ class ModelPlan:
     cuda_graph: bool = False
     precision: str | None = None
     attention: str | None = None
-    channels_last: bool = False
     cudnn_autotune: bool = False
     fp16_accumulation: bool = False
     decisions: tuple[Decision, ...] = ()
@@ -79,7 +77,7 @@ def plan_model(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
     compute_dtype = precision or model.compute_dtype
     engine, engine_decision = _engine(settings, machine, model, compute_dtype)
     attention, attention_decision = _attention(settings, machine, model, compute_dtype)
-    channels_last, layout_decision = _channels_last(settings, engine)
+    layout_decision = _channels_last(settings, engine)
     graph_decision = _cuda_graph(settings, machine, engine)
     autotune_decision = _cudnn_autotune(settings, machine)
     accumulation_decision = _fp16_accumulation(settings, machine, compute_dtype)
@@ -88,7 +86,6 @@ def plan_model(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
         cuda_graph=graph_decision.applied,
         precision=precision,
         attention=attention,
-        channels_last=channels_last,
         cudnn_autotune=autotune_decision.applied,
         fp16_accumulation=accumulation_decision.applied,
         decisions=(
@@ -166,21 +163,19 @@ def _cuda_graph(settings: ModelSettings, machine: MachineFacts, engine: str) -> 
     return Decision.done(name, "one per shape, captured at its first step")
 
 
-def _channels_last(settings: ModelSettings, engine: str) -> tuple[bool, Decision]:
+def _channels_last(settings: ModelSettings, engine: str) -> Decision:
     name = "channels-last"
+    if engine != "off":
+        if settings.channels_last == "off":
+            return Decision.refused(name, "off was asked for; the engine works channels-last, choose engine off")
+        return Decision.done(name, "whole UNet")
     if settings.channels_last == "off":
-        if engine == "fast":
-            return True, Decision.refused(
-                name, "off was asked for; the fast engine's kernels work channels-last, choose engine eager"
-            )
-        return False, Decision.kept(name, "off, as chosen")
+        return Decision.kept(name, "off, as chosen")
     if settings.engine == "off" and settings.channels_last == "auto":
-        return False, Decision.kept(name, "off with the engine")
-    if engine == "off":
-        return False, Decision.refused(
-            name, "needs the engine: ComfyUI's GroupNorm returns to NCHW at every layer, which costs more than it gains"
-        )
-    return True, Decision.done(name, "whole UNet")
+        return Decision.kept(name, "off with the engine")
+    return Decision.refused(
+        name, "needs the engine: ComfyUI's GroupNorm returns to NCHW at every layer, which costs more than it gains"
+    )
 
 
 def _attention(

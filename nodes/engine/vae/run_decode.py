@@ -68,7 +68,9 @@ class SpriteDecoder:
                 model = vae_adapter.autoencoder(self._vae)
                 require_plain_modules(model)
                 held = HeldWeights(
-                    DecoderForward.weighted_modules(model), samples_device(self._vae), vae_adapter.loaded_dtype(self._vae)
+                    DecoderForward.weighted_modules(model),
+                    vae_adapter.load_device(self._vae),
+                    vae_adapter.loaded_dtype(self._vae),
                 )
                 decode = DecoderForward(model, engine_ops(self._plan.decoder), held.weights, self._dtype)
             if tile:
@@ -84,13 +86,8 @@ class SpriteDecoder:
     def _pictures(self, samples: Tensor, decode: Callable[[Tensor], Tensor], count: int) -> Iterator[Tensor]:
         for start in range(0, samples.shape[0], count):
             vae_adapter.check_cancelled()
-            latents = samples[start : start + count].to(device=samples_device(self._vae), dtype=self._dtype)
+            latents = samples[start : start + count].to(device=vae_adapter.load_device(self._vae), dtype=self._dtype)
             yield vae_adapter.to_output(self._vae, decode(latents))
-
-
-def samples_device(vae: Any) -> torch.device:
-    """Return the device that `vae` computes on."""
-    return vae_adapter.load_device(vae)
 
 
 def _to_host(passes: Iterator[Tensor], total: int, vae: Any) -> Tensor:

@@ -102,7 +102,8 @@ def test_whatever_is_asked_for_by_name_is_applied_or_refused_with_a_reason():
         (ModelSettings(attention="cudnn"), H100, FP32, "attention", "cuDNN attention computes in fp16 or bf16, the model in fp32"),
         (ModelSettings(fp16_accumulation="on"), H100, SDXL, "fp16 accumulation", "pays on consumer Ada and Blackwell (8.9, 12.0), this device has 9.0"),
         (ModelSettings(fp16_accumulation="on"), replace(RTX_4090, torch_version=(2, 6)), SDXL, "fp16 accumulation", "needs torch 2.7, this is 2.6"),
-        (ModelSettings(channels_last="off"), H100, SDXL, "channels-last", "off was asked for; the fast engine's kernels work channels-last, choose engine eager"),
+        (ModelSettings(channels_last="off"), H100, SDXL, "channels-last", "off was asked for; the engine works channels-last, choose engine off"),
+        (ModelSettings(engine="eager", channels_last="off"), H100, SDXL, "channels-last", "off was asked for; the engine works channels-last, choose engine off"),
         (ModelSettings(cudnn_autotune="on"), CPU, FP32, "cuDNN autotune", "needs a CUDA device, this is CPU"),
     ],
 )  # fmt: skip
