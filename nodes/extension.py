@@ -3,6 +3,7 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .batch_sprite_sampler import BatchSpriteSampler
+from .engine.memory import run_timeline
 from .memory_probe import MemoryProbe
 from .optimize_model import OptimizeModel
 from .optimize_vae import OptimizeVAE
@@ -16,6 +17,10 @@ from .sprite_sheet import SpriteSheet
 
 class FastSpritesExtension(ComfyExtension):
     """The pack as ComfyUI sees it."""
+
+    async def on_load(self) -> None:
+        """Follow what the memory does in every run."""
+        run_timeline.start()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return one class per node, in the order of docs/nodes.md."""

@@ -6,6 +6,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from .engine.memory.run_probe import probe
+from .engine.memory.run_timeline import mark_probe
 
 
 class MemoryProbe(io.ComfyNode):
@@ -37,6 +38,7 @@ class MemoryProbe(io.ComfyNode):
                 io.String.Output("report", display_name="report"),
                 io.String.Output("readings", display_name="readings (JSON)"),
             ],
+            hidden=[io.Hidden.unique_id],
             is_output_node=True,
         )
 
@@ -50,4 +52,5 @@ class MemoryProbe(io.ComfyNode):
     def execute(cls, value: Any, label: str, reset_peak: bool, snapshot: str, compare_with: str) -> io.NodeOutput:
         """Read, remember, compare; raises BadInputError if `compare_with` names no snapshot."""
         report, readings = probe(label, reset_peak, snapshot, compare_with)
+        mark_probe(cls.hidden.unique_id, cls.hidden.extra_pnginfo)
         return io.NodeOutput(value, report, readings, ui={"text": [report]})

@@ -13,7 +13,7 @@ def compute_device() -> torch.device:
 def held_models() -> list[tuple[str, str, int, int]]:
     """Return name, device, size and resident bytes of every model in ComfyUI's list, in its order."""
     held = []
-    for loaded in comfy.model_management.current_loaded_models:
+    for loaded in list(comfy.model_management.current_loaded_models):  # a prompt may be loading one
         patcher = loaded.model
         if patcher is not None:  # collected, but not yet swept from the list
             held.append((type(patcher.model).__name__, str(loaded.device), patcher.model_size(), patcher.loaded_size()))

@@ -1,11 +1,13 @@
-"""Progress bar, preview pictures, a line of text and the cancel button."""
+"""Progress bar, preview pictures, a line of text, the cancel button, and the course of every prompt."""
 
-from typing import Any
+import asyncio
+from typing import Any, Protocol
 
 import comfy.model_management
 import comfy.utils
 import latent_preview
 import torch
+from comfy_execution.progress import ProgressHandler, add_progress_handler
 
 
 class SamplingProgress:
@@ -33,3 +35,57 @@ def send_text(text: str, node_id: str) -> None:
     server = getattr(PromptServer, "instance", None)
     if server is not None:
         server.send_progress_text(text, node_id, server.client_id)
+
+
+class RunListener(Protocol):
+    """What happens to prompts and nodes; called on the thread that executes them, so it must be quick and never raise."""
+
+    def run_started(self) -> None:
+        """A prompt begins."""
+
+    def node_started(self, key: str, node_id: str, class_type: str) -> None:
+        """A node begins; `key` is unique in the prompt, `node_id` is the node of the workflow that it belongs to."""
+
+    def node_finished(self, key: str) -> None:
+        """A node that may have begun, or was cached, is done."""
+
+    def run_ended(self) -> None:
+        """The prompt is over: done, failed or interrupted."""
+
+
+class _RunFollower(ProgressHandler):
+    """Stays with ComfyUI's progress from prompt to prompt.
+
+    Every prompt gets a registry of its own, without the handlers of the one before. Their reset() is called as the first act
+    of a prompt, inside its task; the registry is there by the time that the task gives way, before it executes a node.
+    """
+
+    def __init__(self, listener: RunListener) -> None:
+        super().__init__("fast_sprites")
+        self._listener = listener
+        self._registry: Any = None
+
+    def set_registry(self, registry: Any) -> None:
+        self._registry = registry
+
+    def reset(self) -> None:
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # no loop runs: not by a prompt
+            task = None
+        if task is not None:
+            self._listener.run_started()
+            task.add_done_callback(lambda _: self._listener.run_ended())
+            task.get_loop().call_soon(add_progress_handler, self)
+
+    def start_handler(self, node_id: str, state: Any, prompt_id: str) -> None:
+        graph = self._registry.dynprompt
+        self._listener.node_started(node_id, graph.get_display_node_id(node_id), graph.get_node(node_id)["class_type"])
+
+    def finish_handler(self, node_id: str, state: Any, prompt_id: str) -> None:
+        self._listener.node_finished(node_id)
+
+
+def follow_runs(listener: RunListener) -> None:
+    """Tell `listener` about every prompt of this process from now on."""
+    add_progress_handler(_RunFollower(listener))

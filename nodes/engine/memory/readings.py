@@ -134,6 +134,15 @@ def read_memory(device: torch.device, comfyui: ComfyMemory | None = None) -> Mem
     return MemoryReading(name, is_unified, torch_memory, driver, comfyui or ComfyMemory(), host_memory(), missing)
 
 
+def torch_memory(device: torch.device) -> TorchMemory | None:
+    """Read torch's own accounting alone; None for devices of which it keeps none."""
+    if device.type == "cuda":
+        return _torch_memory(torch.cuda.memory_stats_as_nested_dict(_cuda_index(device)))
+    if device.type == "xpu":
+        return _torch_memory(torch.xpu.memory_stats_as_nested_dict(device))
+    return _mps_memory() if device.type == "mps" else None
+
+
 def reset_peak(device: torch.device) -> None:
     """Start torch's peaks of `device` anew; nothing happens where torch keeps none."""
     if device.type == "cuda":
@@ -150,8 +159,12 @@ def _cuda_properties(index: int) -> Any:
     return torch.cuda.get_device_properties(index)
 
 
+def _cuda_index(device: torch.device) -> int:
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
 def _read_cuda(device: torch.device) -> _DeviceReading:
-    index = torch.cuda.current_device() if device.index is None else device.index
+    index = _cuda_index(device)
     properties = _cuda_properties(index)
     # memory_stats() flattens this dictionary, which takes longer than reading it.
     memory = _torch_memory(torch.cuda.memory_stats_as_nested_dict(index))
@@ -200,12 +213,16 @@ def _read_xpu(device: torch.device) -> _DeviceReading:
 
 
 def _read_mps(_device: torch.device) -> _DeviceReading:
-    allocated = torch.mps.current_allocated_memory() / GIB
-    driver_used = torch.mps.driver_allocated_memory() / GIB
-    memory = TorchMemory(allocated, allocated, driver_used, allocated, driver_used, 0, 0)
+    memory = _mps_memory()
     total = torch.mps.recommended_max_memory() / GIB
     missing = ("MPS keeps no peaks: the peaks shown are the current values.",)
-    return "Apple GPU (MPS)", True, memory, DriverMemory(driver_used, total, None, None), missing
+    return "Apple GPU (MPS)", True, memory, DriverMemory(memory.reserved_gib, total, None, None), missing
+
+
+def _mps_memory() -> TorchMemory:
+    allocated = torch.mps.current_allocated_memory() / GIB
+    driver_used = torch.mps.driver_allocated_memory() / GIB
+    return TorchMemory(allocated, allocated, driver_used, allocated, driver_used, 0, 0)
 
 
 def _read_cpu(_device: torch.device) -> _DeviceReading:

@@ -1,0 +1,96 @@
+"""Routes and events of ComfyUI's server."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+MAX_BODY_BYTES = 4096
+
+
+def _server() -> Any:
+    """Return the running server, or None in a process without one."""
+    from server import PromptServer  # imports aiohttp and the whole application
+
+    return getattr(PromptServer, "instance", None)
+
+
+def is_server_there() -> bool:
+    """Whether this process runs a server."""
+    return _server() is not None
+
+
+def add_get(path: str, answer: Callable[[Mapping[str, str]], Any]) -> None:
+    """Serve what `answer` returns for a query as JSON; a ValueError is status 400 with its sentence.
+
+    ComfyUI serves the path with /api before it too, and refuses requests of other origins before they come here.
+    """
+    from aiohttp import web
+
+    async def handle(request: web.Request) -> web.Response:
+        if len(set(request.query)) != len(request.query):
+            return _refusal("Every name may be given once.")
+        return _answer(answer, dict(request.query))
+
+    _server().routes.get(path)(handle)
+
+
+def add_post(path: str, answer: Callable[[Any], Any]) -> None:
+    """Serve what `answer` returns for a small JSON body, as `add_get` does for a query."""
+    from aiohttp import web
+
+    async def handle(request: web.Request) -> web.Response:
+        # A form from another site cannot have this type, and a script there must ask first.
+        if request.content_type != "application/json":
+            return _refusal("The body must be sent as application/json.", status=415)
+        body = await request.content.read(MAX_BODY_BYTES + 1)
+        if len(body) > MAX_BODY_BYTES:
+            return _refusal(f"The body has more than {MAX_BODY_BYTES} bytes.", status=413)
+        try:
+            parsed = json.loads(body)
+        except (ValueError, RecursionError):
+            return _refusal("The body is no JSON.")
+        return _answer(answer, parsed)
+
+    _server().routes.post(path)(handle)
+
+
+def _answer(answer: Callable[[Any], Any], question: Any) -> Any:
+    from aiohttp import web
+
+    try:
+        return web.json_response(answer(question))
+    except ValueError as error:
+        return _refusal(str(error))
+
+
+def _refusal(sentence: str, status: int = 400) -> Any:
+    from aiohttp import web
+
+    return web.json_response({"error": sentence}, status=status)
+
+
+def broadcast(event: str, data: Any) -> bool:
+    """Send an event to every open tab; returns False when the server is gone."""
+    server = _server()
+    if server is None:
+        return False
+    try:
+        server.send_sync(event, data)
+    except RuntimeError:  # its event loop is closed
+        return False
+    return True
+
+
+def num_tabs() -> int:
+    """Return the number of open WebSockets: tabs, and programs that follow their prompts."""
+    server = _server()
+    return 0 if server is None else len(server.sockets)
+
+
+def request_free(*, models: bool, results: bool) -> None:
+    """Set the flags that ComfyUI's own /free sets; the prompt worker acts on them between prompts."""
+    queue = _server().prompt_queue
+    if models:
+        queue.set_flag("unload_models", True)
+    if results:
+        queue.set_flag("free_memory", True)
