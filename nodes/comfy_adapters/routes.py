@@ -42,9 +42,11 @@ def add_post(path: str, answer: Callable[[Any], Any]) -> None:
         # A form from another site cannot have this type, and a script there must ask first.
         if request.content_type != "application/json":
             return _refusal("The body must be sent as application/json.", status=415)
-        body = await request.content.read(MAX_BODY_BYTES + 1)
-        if len(body) > MAX_BODY_BYTES:
-            return _refusal(f"The body has more than {MAX_BODY_BYTES} bytes.", status=413)
+        body = b""
+        async for chunk in request.content.iter_chunked(MAX_BODY_BYTES):
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                return _refusal(f"The body has more than {MAX_BODY_BYTES} bytes.", status=413)
         try:
             parsed = json.loads(body)
         except (ValueError, RecursionError):

@@ -102,3 +102,88 @@ def test_probe_runs_in_every_prompt_and_nodes_above_it_do_not(pack_nodes):
     }
     first, second = queue(graph, times=2)
     assert (first[0], sorted(first), sorted(second)) == ("1", ["1", "2", "3"], ["2", "3"])
+
+
+class Followed:
+    """Notes what ComfyUI tells about prompts and nodes."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[str, ...]] = []
+
+    def run_started(self) -> None:
+        self.heard.append(("run",))
+
+    def node_started(self, key: str, node_id: str, class_type: str) -> None:
+        self.heard.append(("node", key, node_id, class_type))
+
+    def node_finished(self, key: str) -> None:
+        self.heard.append(("done", key))
+
+    def run_ended(self) -> None:
+        self.heard.append(("end",))
+
+
+@pytest.fixture
+def followed(pack_nodes):
+    import sys
+
+    module = sys.modules[pack_nodes["MemoryProbe"].__module__.rpartition(".")[0] + ".comfy_adapters.progress"]
+    listener = Followed()
+    module.follow_runs(listener)
+    yield listener
+    # The handler stays with ComfyUI: only a restart takes it out, or another one of the same name.
+    sys.modules[module.__name__].follow_runs(Followed())
+
+
+def latent(**inputs: int) -> dict[str, Any]:
+    return {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, **inputs}}
+
+
+def probe_node(source: str, **inputs: Any) -> dict[str, Any]:
+    widgets = {"label": "", "reset_peak": False, "snapshot": "", "compare_with": ""}
+    return {"class_type": "MemoryProbe", "inputs": {"value": [source, 0], **widgets, **inputs}}
+
+
+def test_every_executed_node_of_every_run_is_followed(followed):
+    queue({"1": latent(), "2:1": probe_node("1")}, times=2)
+    first = [
+        ("run",),
+        ("node", "1", "1", "EmptyLatentImage"),
+        ("done", "1"),
+        ("node", "2:1", "2:1", "MemoryProbe"),
+        ("done", "2:1"),
+    ]
+    assert followed.heard[:6] == [*first, ("end",)]
+    second = followed.heard[6:]
+    assert (second[0], second[-1]) == (("run",), ("end",))
+    assert [event for event in second if event[0] == "node"] == [("node", "2:1", "2:1", "MemoryProbe")]  # the other is cached
+
+
+def test_a_run_that_fails_ends_too(followed):
+    with pytest.raises(AssertionError):
+        queue({"1": latent(), "2": probe_node("1", compare_with="never taken")})
+    assert [event[0] for event in followed.heard] == ["run", "node", "done", "node", "end"]
+    queue({"1": latent(width=128), "2": probe_node("1")})
+    assert [event[0] for event in followed.heard[5:]] == ["run", "node", "done", "node", "done", "end"]
+
+
+def test_progress_that_starts_outside_a_prompt_is_ignored(followed):
+    from comfy_execution.graph import DynamicPrompt
+    from comfy_execution.progress import reset_progress_state
+
+    reset_progress_state("", DynamicPrompt({}))
+    assert followed.heard == []
+
+
+def test_the_timeline_has_the_run_and_the_probes_mark(pack_nodes):
+    import sys
+
+    run_timeline = sys.modules[pack_nodes["MemoryProbe"].__module__.rpartition(".")[0] + ".engine.memory.run_timeline"]
+    run_timeline.start()
+    queue({"1": latent(width=192), "5": probe_node("1")})
+    answer = run_timeline.node_table({})
+    assert [(row["node_id"], row["class_type"]) for row in answer["rows"]] == [("1", "EmptyLatentImage"), ("5", "MemoryProbe")]
+    assert all(row["peak_process_gib"] > 0 and row["peak_allocated_gib"] is None for row in answer["rows"])
+    marks = run_timeline.history({})["marks"]
+    assert (marks[-1]["node_id"], marks[-1]["workflow_id"]) == ("5", None)
+    assert not run_timeline.SAMPLER.is_running  # nobody watches
