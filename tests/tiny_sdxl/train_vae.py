@@ -16,6 +16,8 @@ from training import Average, Job, cosine_rate, save_state, say
 # ComfyUI's live preview of SDXL latents (comfy/latent_formats.py, SDXL): the VAE is trained to agree with it.
 PREVIEW_FACTORS = [[0.3651, 0.4232, 0.4341], [-0.2533, -0.0042, 0.1068], [0.1076, 0.1111, -0.0362], [-0.3165, -0.2492, -0.2188]]
 PREVIEW_BIAS = [0.1084, -0.0175, -0.0011]
+# From which share of the time on pictures have which side, and their share of the batch: small ones first, a step then takes a tenth.
+SIZES = ((0.0, 64, 1.0), (0.45, 128, 1.0), (0.8, 256, 1 / 3))
 
 
 def vae_pictures(pixels: Tensor, count: int, size: int) -> Tensor:
@@ -52,33 +54,37 @@ def vae_pictures(pixels: Tensor, count: int, size: int) -> Tensor:
 
 
 class VaeLoss(nn.Module):
-    """Reconstruction from noisy latents, KL, and agreement with ComfyUI's latent preview; latents here have unit variance."""
+    """Reconstruction from noisy latents, KL, and agreement with ComfyUI's latent preview; latents here have unit variance.
 
-    factors: Tensor
+    The preview is agreed with in the latents, not in the picture that it shows: it barely shows one direction of colour (green to
+    magenta), and a loss on the picture leaves that direction to be learned last.
+    """
+
+    directions: Tensor
+    colours: Tensor
     bias: Tensor
-    seen: Tensor
 
     def __init__(self, vae: Autoencoder):
         super().__init__()
         self.vae = vae
-        factors = torch.tensor(PREVIEW_FACTORS)
-        self.register_buffer("factors", factors, persistent=False)
+        directions, shown, to_rgb = torch.linalg.svd(torch.tensor(PREVIEW_FACTORS), full_matrices=False)
+        # Damped, so that no latent becomes large for the sake of what is barely shown: spreads are 1.3, 1.0 and 1.4.
+        colours = to_rgb.T * (shown / (shown.square() + 0.004))
+        self.register_buffer("directions", directions, persistent=False)  # (4, 3)
+        self.register_buffer("colours", colours, persistent=False)  # (3, 3)
         self.register_buffer("bias", torch.tensor(PREVIEW_BIAS).view(1, 3, 1, 1), persistent=False)
-        # SDXL's preview barely sees one direction of colour: damped, so that no latent must become large for its sake.
-        gram = factors.T @ factors
-        self.register_buffer("seen", gram @ torch.linalg.inv(gram + 0.004 * torch.eye(3)), persistent=False)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         mean, log_variance = self.vae.moments(pictures)
         mean, log_variance = mean.float(), log_variance.float().clamp(-14, 4)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
-        shown = torch.einsum("bihw,ij->bjhw", mean, self.factors)
-        wanted = torch.einsum("bihw,ij->bjhw", F.avg_pool2d(pictures, 8) - self.bias, self.seen)
-        preview = (shown - wanted).square().mean()
+        is_there = torch.einsum("bihw,ij->bjhw", mean, self.directions)
+        wanted = torch.einsum("bihw,ij->bjhw", F.avg_pool2d(pictures, 8) - self.bias, self.colours)
+        preview = (is_there - wanted).square().mean()
         noise = (0.5 * log_variance).exp() + 0.1 * torch.rand(len(mean), 1, 1, 1, device=mean.device)
         decoded = self.vae.decode(mean + noise * torch.randn_like(mean)).float()
         error = decoded - pictures
-        loss = error.abs().mean() + error.square().mean() + 2e-4 * kl + 0.3 * preview
+        loss = error.abs().mean() + error.square().mean() + 2e-4 * kl + 0.1 * preview
         return loss, torch.stack([error.abs().mean(), error.square().mean(), kl, preview]).detach()
 
 
@@ -109,7 +115,7 @@ def train_vae(job: Job, data: Dataset) -> None:
     average = Average(parameters, 0.998)
     pixels = torch.from_numpy(data.pixels).to(job.device)
     curve = job.record["vae"] = []
-    small, large = (32, 64) if job.smoke else (128, 256)
+    sizes = ((0.0, 32, 4), (0.5, 64, 1)) if job.smoke else SIZES
     step, seconds, size = 0, 0.0, 0
     shown = time.monotonic()
     while True:
@@ -117,12 +123,12 @@ def train_vae(job: Job, data: Dataset) -> None:
         if progress >= 1:
             break
         before = time.monotonic()
-        first = size != (small if progress < 0.7 else large)
-        size = small if progress < 0.7 else large
+        side, share = next((side, share) for start, side, share in reversed(sizes) if progress >= start)
+        first, size = size != side, side
         for group in optimizer.param_groups:
             group["lr"] = settings.vae_rate * cosine_rate(step, progress, warm_steps=200)
         with job.half_activations():
-            loss, parts = model(vae_pictures(pixels, settings.vae_batch if size == small else settings.vae_batch // 3, size))
+            loss, parts = model(vae_pictures(pixels, int(settings.vae_batch * share), size))
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
         if torch.isfinite(norm):  # this also waits for the GPU, so that the seconds are true
