@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from ..engine.errors import PackError
-from .commands import doctor
+from .commands import bench, doctor
 
-COMMANDS = (doctor,)
+COMMANDS = (bench, doctor)
 
 
 def parser() -> argparse.ArgumentParser:

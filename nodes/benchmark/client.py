@@ -157,12 +157,17 @@ class ComfyClient:
         """Use `connect`, which opens and closes both."""
         self._session, self._socket, self._client_id = session, socket, client_id
 
-    async def queue(self, prompt: Prompt, workflow: Mapping[str, Any] | None = None) -> str:
+    async def queue(
+        self, prompt: Prompt, workflow: Mapping[str, Any] | None = None, extra_data: Mapping[str, Any] | None = None
+    ) -> str:
         """Queue a prompt and return its id; `workflow`, the UI form, goes into the pictures' metadata.
 
+        `extra_data` is ComfyUI's for one prompt, for instance `{"preview_method": "none"}`.
         Raises PromptRefusedError also where the server would run the prompt without the outputs that it refuses.
         """
-        extra: dict[str, Any] = {"extra_pnginfo": {"workflow": workflow}} if workflow is not None else {}
+        extra: dict[str, Any] = dict(extra_data or {})
+        if workflow is not None:
+            extra["extra_pnginfo"] = {"workflow": workflow}
         body = {"prompt": prompt, "client_id": self._client_id, "extra_data": extra}
         async with self._request("POST", "/prompt", json=body) as response:
             answer: dict[str, Any] = await response.json()
@@ -228,6 +233,10 @@ class ComfyClient:
     async def system_stats(self) -> dict[str, Any]:
         """Versions, memory and devices of the server."""
         return await self._json("/system_stats")
+
+    async def queue_length(self) -> int:
+        """Prompts that wait or run, whoever queued them."""
+        return int((await self._json("/prompt"))["exec_info"]["queue_remaining"])
 
     async def object_info(self, node_type: str | None = None) -> dict[str, Any]:
         """The declarations of all node types, or of one."""

@@ -1,0 +1,203 @@
+"""A whole benchmark on one server: its scenarios one after the other into one record."""
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..client import connect
+from . import graphs, scenarios
+from .fidelity import FidelityError, compare_pictures
+from .graphs import Graph
+from .machine import watch_device
+from .method import Draw, FailedRunError, Limits, Watch, alternate
+from .record import Record, Run, ScenarioRecord, SideRecord
+from .scenarios import Choices, Scenario, Side, SideGraph
+from .session import Session, reports_of
+
+FIDELITY_ROUNDS = 2  # rounds whose pictures are compared
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is measured: bundled scenarios, or a workflow of the user's own instead."""
+
+    scenarios: Sequence[Scenario]
+    sides: Sequence[Side]
+    workflow: Path | None = None
+    choices: Choices = field(default_factory=Choices)
+    limits: Limits
+    """`budget_s` is that of the whole benchmark here, shared evenly by the scenarios."""
+    first_runs: bool = True
+    seed: int | None = None
+
+
+class Progress(Watch, Protocol):
+    """Shows how far the benchmark is."""
+
+    def scenario_started(self, scenario: ScenarioRecord, number: int, total: int, budget_s: float) -> None:
+        """Scenario `number` of `total` begins and may take `budget_s` seconds."""
+        ...
+
+
+def utc_now() -> str:
+    """The time to the second, as ISO 8601."""
+    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+async def run_plan(address: str, plan: Plan, record: Record, progress: Progress, save: Callable[[], None]) -> None:
+    """Measure everything in `plan` into `record`, calling `save` after every run; what is measured stays when this raises.
+
+    Raises PackError: ClientError for the server's troubles, BadInputError for what it lacks.
+    """
+    async with connect(address) as client:
+        stats = await client.system_stats()
+        device = watch_device(address, stats)
+        record.machine = {"card": device.limits(), **_without_paths(stats)}
+        record.notes += [device.note] if device.note else []
+        session = Session(client, await client.object_info(), device)
+        await session.require_idle()
+        choices = _checked(plan.choices, session, plan)
+        defaults = session.optimizer_defaults()
+        prepared = list(_prepare(plan, choices, session, defaults))
+        end = time.monotonic() + plan.limits.budget_s
+        seeds = _seeds(plan.seed)
+        for number, (scenario, sides) in enumerate(prepared):
+            budget_s = max(0.0, end - time.monotonic()) / (len(prepared) - number)
+            record.scenarios.append(scenario)
+            progress.scenario_started(scenario, number + 1, len(prepared), budget_s)
+            measuring = _Measuring(session, scenario, sides, progress, save)
+            try:
+                await measuring.run(plan, budget_s, seeds)
+            finally:
+                measuring.compare()
+                save()
+
+
+def _seeds(first: int | None) -> Callable[[], int]:
+    """Seeds that no earlier benchmark on this server has used, unless the user names the first."""
+    numbers: Iterator[int] = iter(range(random.SystemRandom().randrange(2**40) if first is None else first, 2**63))
+    return lambda: next(numbers)
+
+
+def _checked(choices: Choices, session: Session, plan: Plan) -> Choices:
+    """The choices, with the server's only checkpoint if none was named; raises BadInputError for files that it lacks."""
+    names = session.files("CheckpointLoaderSimple", "ckpt_name")
+    if choices.checkpoint is not None:
+        session.require_file(choices.checkpoint, "CheckpointLoaderSimple", "ckpt_name", "--checkpoint")
+    elif plan.workflow is None and len(names) == 1:
+        choices = dataclasses.replace(choices, checkpoint=names[0])
+    if choices.lora is not None:
+        session.require_file(choices.lora, "LoraLoader", "lora_name", "--lora")
+    if choices.controlnet is not None:
+        session.require_file(choices.controlnet, "ControlNetLoader", "control_net_name", "--controlnet")
+    return choices
+
+
+def _prepare(
+    plan: Plan, choices: Choices, session: Session, defaults: dict[str, graphs.Widgets]
+) -> Iterator[tuple[ScenarioRecord, list[SideGraph]]]:
+    """Every scenario's record and prompts, so that what cannot run is refused before anything is measured."""
+    jobs: list[tuple[str, str, str, Graph]] = []
+    if plan.workflow is not None:
+        graph = graphs.read_graph(plan.workflow)
+        jobs.append(
+            (plan.workflow.stem, "a workflow of the user's own", plan.workflow.name, scenarios.stock_graph(graph, choices))
+        )
+    for scenario in plan.scenarios:
+        graph = scenarios.base_graph(scenario, choices, session.output_types)
+        jobs.append((scenario.name, scenario.title, scenario.workflow, graph))
+    for name, title, workflow, stock in jobs:
+        session.require_nodes(stock)
+        for node in stock.values():
+            if node["class_type"] == "CheckpointLoaderSimple":
+                session.require_file(node["inputs"]["ckpt_name"], "CheckpointLoaderSimple", "ckpt_name", "--checkpoint")
+        sides = scenarios.side_graphs(stock, plan.sides, session.output_types, defaults)
+        records = [SideRecord(side.side.name, side.side.title, side.side.lossy, _optimizers(side.graph)) for side in sides]
+        yield ScenarioRecord(name, title, workflow, scenarios.workflow_hash(stock), records), sides
+
+
+def _optimizers(graph: Graph) -> dict[str, dict[str, Any]]:
+    return {
+        node["class_type"]: {name: value for name, value in node["inputs"].items() if graphs.as_link(value) is None}
+        for node in graph.values()
+        if node["class_type"] in graphs.OPTIMIZERS
+    }
+
+
+class _Measuring:
+    """One scenario under way."""
+
+    def __init__(
+        self, session: Session, scenario: ScenarioRecord, sides: Sequence[SideGraph], progress: Progress, save: Callable[[], None]
+    ) -> None:
+        self._session, self._scenario, self._sides = session, scenario, sides
+        self._progress, self._save = progress, save
+        self._pictures: list[dict[int, list[bytes]]] = [{} for _ in sides]  # by side and seed
+
+    async def run(self, plan: Plan, budget_s: float, seeds: Callable[[], int]) -> None:
+        start = time.monotonic()
+        if plan.first_runs:
+            seed = seeds()
+            for number, side in enumerate(self._scenario.sides):
+                await self._first_run(number, side, seed)
+        left_s = max(0.0, budget_s - (time.monotonic() - start))
+        limits = dataclasses.replace(plan.limits, budget_s=left_s)
+        draw: Draw = self._draw
+        self._scenario.stopped = await alternate(
+            self._scenario.sides, draw, limits, seeds, _SavingWatch(self._progress, self._save)
+        )
+
+    async def _first_run(self, number: int, side: SideRecord, seed: int) -> None:
+        try:
+            drawn, side.memory = await self._session.first_run(self._sides[number], seed)
+        except FailedRunError as error:
+            side.failure = str(error)
+            return
+        side.first_run = drawn.run
+        side.reports = reports_of(self._sides[number], drawn.history)
+        self._progress.run_done(side, "first run", drawn.run)
+        self._save()
+
+    async def _draw(self, number: int, seed: int) -> Run:
+        drawn = await self._session.draw(self._sides[number], seed)
+        side = self._scenario.sides[number]
+        side.reports = side.reports or reports_of(self._sides[number], drawn.history)
+        if len(side.runs) < FIDELITY_ROUNDS:
+            self._pictures[number][seed] = await self._session.pictures(drawn)
+        return drawn.run
+
+    def compare(self) -> None:
+        """Compare the pictures of equal seeds; the warm-up's too, which were drawn like the others."""
+        for side, pictures in zip(self._scenario.sides[1:], self._pictures[1:], strict=True):
+            common = sorted(set(self._pictures[0]) & set(pictures))
+            reference = [picture for seed in common for picture in self._pictures[0][seed]]
+            other = [picture for seed in common for picture in pictures[seed]]
+            if not reference and not other:
+                continue
+            try:
+                side.fidelity = compare_pictures(reference, other)
+            except FidelityError as error:
+                side.failure = side.failure or str(error)
+
+
+class _SavingWatch:
+    """Passes runs on and saves the record."""
+
+    def __init__(self, progress: Watch, save: Callable[[], None]) -> None:
+        self._progress, self._save = progress, save
+
+    def run_done(self, side: SideRecord, kind: str, run: Run) -> None:
+        self._progress.run_done(side, kind, run)
+        self._save()
+
+
+def _without_paths(stats: dict[str, Any]) -> dict[str, Any]:
+    """The server's own words about itself, less where it lies on the disk."""
+    system = dict(stats["system"])
+    system["argv"] = [argument.replace("\\", "/").rsplit("/", 1)[-1] for argument in system.get("argv", ())[1:]]
+    return {"system": system, "devices": stats["devices"]}

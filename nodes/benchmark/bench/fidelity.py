@@ -1,0 +1,88 @@
+"""How alike two pictures are: PSNR, SSIM and the largest error of one channel."""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ...engine.errors import PackError
+from .record import Fidelity
+
+Pixels = npt.NDArray[np.float32]  # [H, W, C], 0 to 255
+
+# Wang, Bovik, Sheikh, Simoncelli 2004: an 11 x 11 Gaussian window of 1.5 pixels, K1 0.01, K2 0.03.
+_SIGMA, _RADIUS = 1.5, 5
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+
+
+class FidelityError(PackError):
+    """Pictures that cannot be compared."""
+
+
+def compare_pictures(reference: Sequence[bytes], other: Sequence[bytes]) -> Fidelity:
+    """Compare pictures (PNG files) one by one; raises FidelityError if their number or sizes differ."""
+    if len(reference) != len(other) or not reference:
+        raise FidelityError(f"Stock drew {len(reference)} pictures and the other side {len(other)}: they cannot be compared.")
+    pairs = [_compare(_pixels(a), _pixels(b)) for a, b in zip(reference, other, strict=True)]
+    psnrs = [psnr for psnr, _, _ in pairs if not math.isinf(psnr)]
+    return Fidelity(
+        num_pictures=len(pairs),
+        num_identical=len(pairs) - len(psnrs),
+        worst_psnr_db=min(psnrs) if psnrs else None,
+        mean_psnr_db=sum(psnrs) / len(psnrs) if psnrs else None,
+        worst_ssim=min(ssim for _, ssim, _ in pairs),
+        mean_ssim=sum(ssim for _, ssim, _ in pairs) / len(pairs),
+        max_error=max(error for _, _, error in pairs),
+    )
+
+
+def _pixels(png: bytes) -> Pixels:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(png)) as picture:
+        return np.asarray(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"), dtype=np.float32)
+
+
+def _compare(a: Pixels, b: Pixels) -> tuple[float, float, int]:
+    if a.shape != b.shape:
+        raise FidelityError(f"Stock drew {a.shape[1]}x{a.shape[0]} and the other side {b.shape[1]}x{b.shape[0]} pixels.")
+    error = np.abs(a - b)
+    return psnr(a, b), ssim(a, b), int(error.max())
+
+
+def psnr(a: Pixels, b: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB, infinite for identical pictures."""
+    mean_square = float(np.mean((a - b) ** 2, dtype=np.float64))
+    return math.inf if mean_square == 0 else 10 * math.log10(255**2 / mean_square)
+
+
+def ssim(a: Pixels, b: Pixels) -> float:
+    """Mean structural similarity of the brightness (Rec. 601), 1 for identical pictures."""
+    a, b = (_brightness(picture) for picture in (a, b))
+    mean_a, mean_b = _blurred(a), _blurred(b)
+    variance_a, variance_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
+    covariance = _blurred(a * b) - mean_a * mean_b
+    likeness = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
+    return float(np.mean(likeness / ((mean_a**2 + mean_b**2 + _C1) * (variance_a + variance_b + _C2))))
+
+
+def _brightness(picture: Pixels) -> npt.NDArray[np.float64]:
+    return picture[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+
+
+def _blurred(plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Weighted means of the windows that lie wholly inside; pictures smaller than a window keep one mean a side."""
+    offsets = np.arange(-_RADIUS, _RADIUS + 1)
+    weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
+    weights /= weights.sum()
+    for axis in (0, 1):
+        length = plane.shape[axis] - 2 * _RADIUS
+        if length < 1:
+            plane = plane.mean(axis=axis, keepdims=True)
+            continue
+        windows: Any = (weight * plane.take(range(start, start + length), axis=axis) for start, weight in enumerate(weights))
+        plane = sum(windows)
+    return plane

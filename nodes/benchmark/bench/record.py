@@ -1,0 +1,200 @@
+"""The record of a benchmark: everything that was measured, as one JSON file of a known version."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ...engine.errors import PackError
+
+SCHEMA = "fast-sprites-bench"
+VERSION = 1
+Part = TypeVar("Part")
+
+
+class RecordError(PackError):
+    """A file that is no record, or none that this version reads."""
+
+
+@dataclass
+class DeviceSample:
+    """The card during a run, by its driver: the lowest clock, the rest at its highest."""
+
+    sm_clock_mhz: int
+    temperature_c: int
+    power_w: float
+    used_gib: float
+    throttled_by: list[str]
+    """The driver's reasons to slow down that say something is wrong: heat, power brake, hardware."""
+    other_processes: int
+    """Processes that compute on the card beside the one that was there before the first run."""
+
+
+@dataclass
+class Run:
+    """One prompt: `server_s` from its start to its end on the server, `wall_s` as the client saw it, queue included."""
+
+    seed: int
+    server_s: float
+    wall_s: float
+    spans_s: dict[str, float]
+    """Seconds by class of node; what comes from ComfyUI's cache takes none."""
+    step_s: float | None
+    """Median time between two progress reports of the sampler."""
+    num_pictures: int
+    device: DeviceSample | None = None
+    disturbances: list[str] = field(default_factory=list[str])
+
+
+@dataclass
+class Rejected:
+    """A run that was not counted."""
+
+    seed: int
+    reason: str
+
+
+@dataclass
+class PeakMemory:
+    """Peaks of one run from an empty card, in GiB; None where there is nothing to read (torch's on a CPU)."""
+
+    torch_allocated_gib: float | None
+    torch_reserved_gib: float | None
+    dynamic_vram_gib: float | None
+    """Weights that ComfyUI's DynamicVRAM holds outside torch when the pictures are decoded."""
+    driver_gib: float | None
+    """Highest use of the whole card that the driver showed during the run, other processes included."""
+    process_ram_gib: float
+    """RAM of the server's process when the pictures are decoded."""
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Pictures against stock's of the same seeds: the worst and the mean; `worst_psnr_db` is None where all are identical."""
+
+    num_pictures: int
+    num_identical: int
+    worst_psnr_db: float | None
+    mean_psnr_db: float | None
+    worst_ssim: float
+    mean_ssim: float
+    max_error: int
+    """Largest difference of one channel of one pixel, of 255."""
+
+
+@dataclass
+class SideRecord:
+    """One side of a scenario. `first_run` starts from an empty card: loading, compiling, autotuning."""
+
+    name: str
+    title: str
+    lossy: bool
+    optimizers: dict[str, dict[str, Any]]
+    """The optimiser nodes' widget values, by class; empty for stock."""
+    reports: list[str] = field(default_factory=list[str])
+    """What the optimiser nodes said that they applied and refused."""
+    first_run: Run | None = None
+    warm_ups: list[Run] = field(default_factory=list[Run])
+    runs: list[Run] = field(default_factory=list[Run])
+    rejected: list[Rejected] = field(default_factory=list[Rejected])
+    memory: PeakMemory | None = None
+    fidelity: Fidelity | None = None
+    failure: str = ""
+    """Why it drew no more, one sentence: a node's error, out of memory included."""
+
+    @property
+    def times_s(self) -> list[float]:
+        """Server-side seconds of the counted runs."""
+        return [run.server_s for run in self.runs]
+
+
+@dataclass
+class ScenarioRecord:
+    """One scenario; the first side is what the others are compared with."""
+
+    name: str
+    title: str
+    workflow: str
+    workflow_sha256: str
+    sides: list[SideRecord]
+    stopped: str = ""
+    """Why no more rounds were made."""
+
+
+@dataclass
+class Record:
+    """A whole benchmark."""
+
+    command: str
+    started_utc: str
+    pack_version: str
+    machine: dict[str, Any]
+    """The server's system_stats (versions, devices, flags) and the card's limits as the driver gives them."""
+    method: dict[str, Any]
+    scenarios: list[ScenarioRecord] = field(default_factory=list[ScenarioRecord])
+    notes: list[str] = field(default_factory=list[str])
+    finished_utc: str = ""
+    partial: str = ""
+    """Why the benchmark ended early, one sentence; empty for a whole one."""
+
+    def to_json(self) -> str:
+        """The file's text."""
+        return json.dumps({"schema": SCHEMA, "version": VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f"{path.name}.tmp")
+        unfinished.write_text(self.to_json(), encoding="utf-8")
+        os.replace(unfinished, path)
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file; raises RecordError with one sentence."""
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecordError(f"{path} cannot be read ({error.strerror}): name a record that `fast-sprites bench` wrote.") from error
+    except ValueError as error:
+        raise RecordError(f"{path} is no JSON ({error}): name a record that `fast-sprites bench` wrote.") from error
+    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
+        raise RecordError(f"{path} is no benchmark record: name a JSON file that `fast-sprites bench` wrote.")
+    version = content.pop("version", None)
+    if version != VERSION:
+        raise RecordError(f"{path} has schema version {version}; this command reads version {VERSION}: update the pack.")
+    try:
+        return _part(Record, content, {"scenarios": _scenario})
+    except (TypeError, AttributeError) as error:
+        raise RecordError(f"{path} is damaged: {error}.") from error
+
+
+def _part(kind: type[Part], content: dict[str, Any], inside: dict[str, Callable[[Any], Any]]) -> Part:
+    """Build a dataclass whose fields in `inside` are lists or single parts themselves."""
+    values = dict(content)
+    for name, build in inside.items():
+        value = values.get(name)
+        values[name] = [build(item) for item in value] if isinstance(value, list) else value and build(value)
+    return kind(**values)
+
+
+def _scenario(content: dict[str, Any]) -> ScenarioRecord:
+    return _part(ScenarioRecord, content, {"sides": _side})
+
+
+def _side(content: dict[str, Any]) -> SideRecord:
+    inside: dict[str, Callable[[Any], Any]] = {
+        "first_run": _run,
+        "warm_ups": _run,
+        "runs": _run,
+        "rejected": lambda item: Rejected(**item),
+        "memory": lambda item: PeakMemory(**item),
+        "fidelity": lambda item: Fidelity(**item),
+    }
+    return _part(SideRecord, content, inside)
+
+
+def _run(content: dict[str, Any]) -> Run:
+    return _part(Run, content, {"device": lambda item: DeviceSample(**item)})
