@@ -4,11 +4,12 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .engine.sprites.request import SpriteRequest
+from .engine.sprites.request import DRAW_WHEN, SpriteRequest
 from .engine.sprites.run_batch import draw_sprites, sampler_names, scheduler_names
 from .engine.sprites.seeds import MAX_SEED, SEED_MODES
 
 SpriteSeeds = io.Custom("SPRITE_SEEDS")
+SpriteStream = io.Custom("SPRITE_STREAM")
 
 
 class BatchSpriteSampler(io.ComfyNode):
@@ -48,6 +49,14 @@ class BatchSpriteSampler(io.ComfyNode):
                     "micro_batch", default=0, min=0, max=256, tooltip="Sprites drawn at once; 0 chooses by free memory."
                 ),
                 io.String.Input("seed_list", default="", optional=True, tooltip="Seeds for seed_mode list: 7, 12, 99"),
+                io.Combo.Input(
+                    "draw",
+                    options=list(DRAW_WHEN),
+                    default="now",
+                    optional=True,
+                    tooltip="while saving: Save Sprites, connected to sprites, decodes and saves each micro-batch before the next one "
+                    "is drawn, so that memory does not grow with count and finished sprites are on disk.",
+                ),
                 io.Latent.Input(
                     "latent", optional=True, tooltip="Pictures to start from (denoise < 1) or an empty latent's size."
                 ),
@@ -56,6 +65,7 @@ class BatchSpriteSampler(io.ComfyNode):
                 io.Latent.Output("latent", display_name="latent"),
                 SpriteSeeds.Output("seeds", display_name="seeds"),
                 io.String.Output("report", display_name="report"),
+                SpriteStream.Output("sprites", display_name="sprites"),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )
@@ -65,4 +75,4 @@ class BatchSpriteSampler(io.ComfyNode):
         """Draw the sprites; raises BadInputError for values that cannot work and OutOfMemoryError if one sprite does not fit."""
         request = SpriteRequest(**widgets)
         result = draw_sprites(model, positive, negative, latent, request, str(cls.hidden.unique_id), cls.hidden.prompt)
-        return io.NodeOutput(result.latent, result.seeds, result.report, ui={"text": [result.report]})
+        return io.NodeOutput(result.latent, result.seeds, result.report, result.stream, ui={"text": [result.report]})

@@ -4,8 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from .batch_sprite_sampler import SpriteSeeds
-from .engine.sprites.run_saving import FORMATS, save_sprites
+from .batch_sprite_sampler import SpriteSeeds, SpriteStream
+from .engine.sprites.run_saving import FORMATS, SavingRequest, save_sprites
 from .sprite_prompts import SpritePromptList
 
 
@@ -19,19 +19,28 @@ class SaveSprites(io.ComfyNode):
             node_id="SaveSprites",
             display_name="Save Sprites",
             category="Fast Sprites",
-            description="Saves every sprite in its own file in ComfyUI's output folder and never overwrites one. With seeds and prompts "
-            "connected, a file dropped into the browser restores the graph that draws that sprite alone.",
+            description="Saves every sprite in its own file in ComfyUI's output folder and never overwrites one. With seeds (or sprites) and "
+            "prompts connected, a file dropped into the browser restores the graph that draws that sprite alone.",
             search_aliases=["save batch", "export sprites", "save png", "save webp"],
             inputs=[
-                io.Image.Input("images"),
+                io.Image.Input("images", optional=True, tooltip="Finished pictures; leave it open with sprites."),
                 io.String.Input(
                     "filename",
                     default="sprites/%prompt%_%seed%_%index%",
                     tooltip="%prompt%, %seed%, %index%, and ComfyUI's %width%, %height%, %year%, %month%, %day%, %hour%, %minute%, %second%.",
                 ),
                 io.Combo.Input("format", options=list(FORMATS), default="png", tooltip="Both are lossless."),
+                SpriteStream.Input(
+                    "sprites",
+                    optional=True,
+                    tooltip="From a BatchSpriteSampler, instead of images: each micro-batch is decoded and saved as soon as it is drawn.",
+                ),
                 SpriteSeeds.Input("seeds", optional=True, tooltip="From the BatchSpriteSampler that drew these pictures."),
                 SpritePromptList.Input("prompts", optional=True, tooltip="From the SpritePrompts of these pictures."),
+                io.Vae.Input("vae", optional=True, tooltip="Decodes sprites."),
+                io.Int.Input(
+                    "first_index", default=1, min=1, max=2**31 - 1, optional=True, tooltip="%index% of the first sprite."
+                ),
             ],
             outputs=[
                 io.Image.Output("images", display_name="images"),
@@ -42,8 +51,21 @@ class SaveSprites(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, images: Any, filename: str, format: str, seeds: Any = None, prompts: Any = None) -> io.NodeOutput:
-        """Write the files; raises BadInputError for a name outside the output folder and SaveError when the disk refuses."""
+    def execute(
+        cls,
+        filename: str,
+        format: str,
+        images: Any = None,
+        seeds: Any = None,
+        prompts: Any = None,
+        sprites: Any = None,
+        vae: Any = None,
+        first_index: int = 1,
+    ) -> io.NodeOutput:
+        """Write the files; raises BadInputError for a name outside the output folder and PackError when the disk refuses."""
         hidden = cls.hidden
-        saved = save_sprites(images, filename, format, seeds, prompts, str(hidden.unique_id), hidden.prompt, hidden.extra_pnginfo)
-        return io.NodeOutput(images, saved.report, ui={"images": saved.ui_images, "text": [saved.report]})
+        request = SavingRequest(
+            filename, format, seeds, prompts, first_index, str(hidden.unique_id), hidden.prompt, hidden.extra_pnginfo
+        )
+        passed_on, saved = save_sprites(images, sprites, vae, request)
+        return io.NodeOutput(passed_on, saved.report, ui={"images": saved.ui_images, "text": [saved.report]})

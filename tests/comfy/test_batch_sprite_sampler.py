@@ -281,7 +281,7 @@ def test_bad_input_gets_one_sentence(bench, changes, sentence):
 
 
 def test_report_says_what_was_drawn(bench):
-    _, seeds, report = bench.run(seed_mode="list", seed_list="9 8, 7;6", sampler_name="euler")
+    _, seeds, report, _ = bench.run(seed_mode="list", seed_list="9 8, 7;6", sampler_name="euler")
     assert seeds == (9, 8, 7, 6)
     assert report.startswith("4 sprites of 64x64 pixels, 4 steps of euler with karras, CFG 5\nMicro-batch: 4 (")
     assert "Seeds: 9, 8, 7, 6" in report

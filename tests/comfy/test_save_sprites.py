@@ -170,7 +170,7 @@ def test_each_file_carries_the_graph_that_draws_it_alone(save, output, bench, pa
         constants = [{key: value for key, value in graph[node]["inputs"].items() if not isinstance(value, list)} for node in "23"]
         with torch.inference_mode():
             positive, negative, prompts, _ = pack_nodes["SpritePrompts"].execute(clip=bench.clip, **constants[0]).result
-        latent, seeds, _ = bench.run(positive=positive, negative=negative, **constants[1])
+        latent, seeds, *_ = bench.run(positive=positive, negative=negative, **constants[1])
         return latent["samples"], seeds, prompts
 
     samples, seeds, prompts = draw(GRAPH)
@@ -186,7 +186,109 @@ def test_each_file_carries_the_graph_that_draws_it_alone(save, output, bench, pa
         assert_same_pictures(alone, samples[i : i + 1])
 
 
-def test_file_queued_again_gives_that_sprite(comfyui, pack_nodes, tiny_checkpoint, output, monkeypatch):
+class CountedVae:
+    """Passes decoding on and notes how many files lay in `output` before each pass, and how many pictures it made."""
+
+    def __init__(self, vae: Any, output: Path) -> None:
+        self._vae, self._output = vae, output
+        self.files_before: list[int] = []
+        self.pictures: list[int] = []
+
+    def decode(self, samples: torch.Tensor, vae_options: dict[str, Any]) -> torch.Tensor:
+        self.files_before.append(len(list(self._output.glob("*.png"))))
+        self.pictures.append(len(samples))
+        return self._vae.decode(samples, vae_options=vae_options)
+
+
+@pytest.fixture(scope="module")
+def vae(comfyui, tiny_checkpoint) -> Any:
+    import comfy.sd
+
+    return comfy.sd.load_checkpoint_guess_config(str(tiny_checkpoint))[2]
+
+
+def test_stream_saves_what_was_drawn_before_the_rest_is_drawn(save, output, bench, vae):
+    counted = CountedVae(vae, output)
+    latent, _, report, stream = bench.run(count=6, micro_batch=2, draw="while saving")
+    assert "draw is 'while saving'" in latent.message
+    assert report.endswith("drawn while Save Sprites saves them")
+    assert not list(output.iterdir())
+    with torch.inference_mode():
+        result = save(None, "s%index%_%seed%", sprites=stream, vae=counted, first_index=11)
+        drawn = vae.decode(bench.batch(count=6, micro_batch=2))
+    assert counted.pictures == [2, 2, 2]
+    # Sampling takes far longer than writing two small files.
+    assert counted.files_before == [0, 2, 4]
+    assert [entry["filename"] for entry in result.ui["images"]] == [f"s{11 + i:05}_{11 + i}.png" for i in range(6)]
+    for picture, entry in zip(drawn.numpy(), result.ui["images"], strict=True):
+        expected = np.clip(255.0 * picture, 0, 255).astype(np.uint8)
+        assert np.array_equal(np.asarray(Image.open(output / entry["filename"])), expected)
+    assert json.loads(Image.open(output / "s00013_13.png").info["fast_sprites"])["index"] == 12
+    assert "saves them while they are drawn" in result.args[0].message
+
+
+def test_stream_never_holds_all_pictures(save, output, bench, vae):
+    counted = CountedVae(vae, output)
+    stream = bench.run(count=20, micro_batch=20, steps=1, sampler_name="euler", draw="while saving")[3]
+    with torch.inference_mode():
+        save(None, sprites=stream, vae=counted)
+    assert counted.pictures == [8, 8, 4]
+
+
+def test_finished_sprites_stay_when_the_drawing_breaks_off(save, output, bench, vae):
+    calls = []
+
+    def fail_in_the_third_micro_batch(apply_model: Any, arguments: dict[str, Any]) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) == 2 * bench.steps + 2:
+            raise ValueError("broken")
+        return apply_model(arguments["input"], arguments["timestep"], **arguments["c"])
+
+    model = bench.model.clone()
+    model.set_model_unet_function_wrapper(fail_in_the_third_micro_batch)
+    stream = bench.run(model=model, count=6, micro_batch=2, draw="while saving")[3]
+    with torch.inference_mode():
+        with pytest.raises(ValueError, match="broken"):
+            save(None, "s%index%", sprites=stream, vae=vae)
+        assert sorted(path.name for path in output.iterdir()) == [f"s0000{n}.png" for n in (1, 2, 3, 4)]
+        # The finished ones are not drawn again.
+        save(None, "again%index%", sprites=stream, vae=vae)
+    assert len(calls) == 2 * bench.steps + 2 + bench.steps
+    assert len(list(output.glob("again*.png"))) == 6
+
+
+def test_full_disk_stops_the_drawing(save, output, bench, vae, monkeypatch):
+    def refuse(path: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    counted = CountedVae(vae, output)
+    stream = bench.run(count=40, micro_batch=2, steps=1, sampler_name="euler", draw="while saving")[3]
+    with torch.inference_mode(), pytest.raises(Exception, match=r"^Only 0 of 40 sprites could be saved"):
+        save(None, sprites=stream, vae=counted)
+    assert sum(counted.pictures) < 40
+
+
+@pytest.mark.parametrize(
+    ("inputs", "sentence"),
+    [
+        ({}, "Neither images nor sprites is connected"),
+        ({"images": pictures(), "sprites": "stream", "vae": "vae"}, "Both images and sprites are connected"),
+        ({"sprites": "stream"}, "without a vae"),
+        ({"sprites": "stream", "vae": "vae", "filename": "../a"}, "leaves ComfyUI's output folder"),
+        ({"sprites": "stream", "vae": "vae", "first_index": 0}, "first_index is 0"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_drawn(save, output, bench, inputs, sentence):
+    stream = bench.run(draw="while saving")[3]
+    inputs = {key: stream if value == "stream" else value for key, value in inputs.items()}
+    with pytest.raises(ValueError, match=sentence):
+        save(**{"images": None, **inputs})
+    assert not list(output.rglob("*.png"))
+
+
+@pytest.mark.parametrize("draw", ["now", "while saving"])
+def test_file_queued_again_gives_that_sprite(comfyui, pack_nodes, tiny_checkpoint, output, monkeypatch, draw):
     """The whole way through ComfyUI's validation and executor, as a browser queues it."""
     import folder_paths
 
@@ -196,7 +298,11 @@ def test_file_queued_again_gives_that_sprite(comfyui, pack_nodes, tiny_checkpoin
     graph["1"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": tiny_checkpoint.name}}
     graph["3"]["inputs"]["count"] = ["2", 3]
     graph["8"] = {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["1", 2]}}
-    graph["9"]["inputs"] |= {"filename": "whole_%index%", "format": "png"}
+    graph["9"]["inputs"] |= {"filename": "whole_%index%", "format": "png", "first_index": 1}
+    if draw == "while saving":
+        del graph["8"], graph["9"]["inputs"]["images"], graph["9"]["inputs"]["seeds"]
+        graph["3"]["inputs"]["draw"] = draw
+        graph["9"]["inputs"] |= {"sprites": ["3", 3], "vae": ["1", 2]}
     queue(graph)
     batch = sorted(output.glob("whole_*.png"))
     assert [path.name for path in batch] == [f"whole_0000{n}.png" for n in (1, 2, 3, 4)]

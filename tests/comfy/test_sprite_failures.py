@@ -50,7 +50,7 @@ def test_out_of_memory_anywhere_loses_and_changes_nothing(bench, run_batch, fail
     """Four sprites in two micro-batches of four steps: eight calls of the UNet, each of which fails once."""
     singles = bench.singles("euler_ancestral")
     forward = Forward(bench.model, lambda call, _: out_of_memory() if call == failing_call else None)
-    samples, seeds, report = bench.run(model=forward.model, micro_batch=2)
+    samples, seeds, report, _ = bench.run(model=forward.model, micro_batch=2)
     assert_same_pictures(samples["samples"], singles)
     finished = 2 * (failing_call // 4)
     assert f"Out of memory with 2 at once after {finished} finished sprites: went on with 1" in report

@@ -23,7 +23,9 @@ CORE_NODES = {
     "SaveImage",
     "VAEDecode",
 }
-EXPECTED = {"sprite_optimized", "batch_optimized", "pixel_art_workflow", "sprite_sheet", "baseline_single", "baseline_batch"}
+EXPECTED = {
+    "sprite_optimized", "batch_optimized", "pixel_art_workflow", "sprite_sheet", "sprites_to_disk", "baseline_single", "baseline_batch",
+}  # fmt: skip
 BROWSER_ONLY = {"MarkdownNote"}
 TITLE_HEIGHT = 30  # LiteGraph draws a node's title above its position
 

@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from ..errors import BadInputError
 
+DRAW_WHEN = ("now", "while saving")
+"""now: sample all, then give the latents on; while saving: sample each micro-batch when SaveSprites has decoded the one before."""
+
 
 @dataclass(frozen=True)
 class SpriteRequest:
@@ -24,6 +27,7 @@ class SpriteRequest:
     denoise: float
     micro_batch: int = 0
     seed_list: str = ""
+    draw: str = "now"
 
     def __post_init__(self) -> None:
         """Refuse what no sampler can do."""
@@ -35,5 +39,7 @@ class SpriteRequest:
             if pixels < 8 or pixels % 8:
                 nearest = max(8, round(pixels / 8) * 8)
                 raise BadInputError(f"{name} is {pixels} pixels, but latents hold whole blocks of 8; set it to {nearest}.")
+        if self.draw not in DRAW_WHEN:
+            raise BadInputError(f"draw is {self.draw!r}; allowed are {', '.join(DRAW_WHEN)}.")
         if not 0.0 <= self.denoise <= 1.0:
             raise BadInputError(f"denoise is {self.denoise:g}; set it between 0 and 1.")

@@ -7,12 +7,15 @@ from typing import Any
 
 SAMPLER_WIDGETS = (
     "count", "width", "height", "seed", "control_after_generate", "seed_mode", "steps", "cfg", "sampler_name", "scheduler", "denoise",
-    "micro_batch", "seed_list",
+    "micro_batch", "seed_list", "draw",
 )  # fmt: skip
 """Widgets of BatchSpriteSampler in the order of a workflow's `widgets_values`."""
 
 PROMPT_WIDGETS = ("prompts", "prefix", "suffix", "negative", "count", "alternatives", "seed", "control_after_generate")
 """The same of SpritePrompts."""
+
+SAVE_WIDGETS = ("filename", "format", "first_index")
+"""The same of SaveSprites."""
 
 
 @dataclass(frozen=True)
@@ -24,18 +27,20 @@ class NodeEdit:
     values: dict[str, Any]
 
 
-def single_sprite_edits(prompt: Mapping[str, Any], save_node_id: str, seed: int | None, line: str | None) -> list[NodeEdit]:
-    """Return what must change in the graph for it to draw one sprite with this seed and prompt line."""
+def single_sprite_edits(
+    prompt: Mapping[str, Any], save_node_id: str, index: int, seed: int | None, line: str | None
+) -> list[NodeEdit]:
+    """Return what must change in the graph for it to draw one sprite with this number, seed and prompt line."""
     wanted = []
     if seed is not None:
         values = {"count": 1, "seed": seed, "control_after_generate": "fixed", "seed_mode": "increment", "seed_list": ""}
-        wanted.append(("seeds", "BatchSpriteSampler", SAMPLER_WIDGETS, values))
+        wanted += [(socket, "BatchSpriteSampler", SAMPLER_WIDGETS, values) for socket in ("seeds", "sprites")]
     if line is not None:
         wanted.append(
             ("prompts", "SpritePrompts", PROMPT_WIDGETS, {"prompts": line, "count": 1, "control_after_generate": "fixed"})
         )
     inputs = prompt.get(save_node_id, {}).get("inputs", {})
-    edits = []
+    edits = [NodeEdit(save_node_id, SAVE_WIDGETS, {"first_index": index})] if "first_index" in inputs else []
     for socket, class_type, widgets, values in wanted:
         link = inputs.get(socket)
         if isinstance(link, list) and prompt.get(link[0], {}).get("class_type") == class_type:
@@ -62,9 +67,11 @@ def edit_workflow(workflow: Mapping[str, Any], edits: list[NodeEdit]) -> dict[st
             continue
         graph, node = found
         stored = node.get("widgets_values")
-        if isinstance(stored, list) and len(stored) >= len(edit.widgets):
+        if isinstance(stored, list):
             for name, value in edit.values.items():
-                stored[edit.widgets.index(name)] = value
+                # Files of an earlier version lack the widgets that came since, which stand last.
+                if edit.widgets.index(name) < len(stored):
+                    stored[edit.widgets.index(name)] = value
         for socket in node.get("inputs", []):
             if socket.get("widget", {}).get("name") in edit.values and socket.get("link") is not None:
                 _unlink(graph, socket)

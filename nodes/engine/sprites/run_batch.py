@@ -1,15 +1,24 @@
 """Draw the sprites of BatchSpriteSampler in micro-batches, through ComfyUI's samplers."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ...comfy_adapters import progress, sampling
+from ...comfy_adapters import progress, sampling, saving
 from ..errors import BadInputError
-from .micro_batches import RememberedSizes, SamplingFacts, graph_key, halve, plan_micro_batches, samples_per_sprite, sprite_bytes
+from .micro_batches import (
+    MicroBatchPlan,
+    RememberedSizes,
+    SamplingFacts,
+    graph_key,
+    halve,
+    plan_micro_batches,
+    samples_per_sprite,
+    sprite_bytes,
+)
 from .request import SpriteRequest
 from .seeds import sprite_seeds
 from .step_noise import COUPLED_SAMPLERS, STEP_NOISE, usable_samplers
@@ -29,12 +38,14 @@ def scheduler_names() -> list[str]:
 
 @dataclass(frozen=True)
 class SpriteBatch:
-    """The finished sprites."""
+    """What BatchSpriteSampler gives on."""
 
-    latent: dict[str, Any]
-    """`samples` [count, C, H, W] on ComfyUI's intermediate device, with the keys of the latent that came in."""
+    latent: Any
+    """A latent whose `samples` are [count, C, H, W] on ComfyUI's intermediate device, with the keys of the latent that came in; while the
+    drawing is put off, a value that stops the node that it reaches."""
     seeds: tuple[int, ...]
     report: str
+    stream: "SpriteStream"
 
 
 def draw_sprites(
@@ -48,7 +59,8 @@ def draw_sprites(
 ) -> SpriteBatch:
     """Sample `request.count` sprites; sprite i equals what KSampler draws with seed i for row i of latent and conditioning.
 
-    Raises BadInputError for a latent or sampler that does not fit and OutOfMemoryError if a single sprite is too large.
+    With `draw` set to "while saving" nothing is sampled yet: the batch's stream does it. Raises BadInputError for a latent or sampler that
+    does not fit and OutOfMemoryError if a single sprite is too large.
     """
     if request.sampler_name not in STEP_NOISE:
         raise BadInputError(
@@ -57,57 +69,93 @@ def draw_sprites(
     latent = sampling.empty_latent(request.width, request.height) if latent is None else latent
     samples = _checked_samples(model, latent, request.count)
     run = _Run(model, positive, negative, samples, latent.get("noise_mask"), latent.get("batch_index"), request)
-    per_sprite = sprite_bytes(_facts(model, samples), samples_per_sprite(request.cfg, request.sampler_name))
     key = f"{request.micro_batch}:{graph_key(node_id, prompt, tuple(samples.shape[1:]))}"
-    plan = plan_micro_batches(
-        request.count,
-        request.micro_batch,
-        sampling.available_bytes(model),
-        per_sprite,
-        _remembered.get(key),
-        _coupling(request, positive + negative),
-    )
-    started = time.perf_counter()
-    finished, notes = _draw_all(run, plan.size, per_sprite, key, progress.SamplingProgress(model, run.num_ticks, node_id))
-    seconds = time.perf_counter() - started
-    report = "\n".join(
-        [
-            f"{request.count} sprites of {samples.shape[-1] * 8}x{samples.shape[-2] * 8} pixels, {request.steps} steps of "
-            f"{request.sampler_name} with {request.scheduler}, CFG {request.cfg:g}",
-            f"Micro-batch: {plan.size} ({plan.reason})",
-            *notes,
-            f"Seeds: {_seed_words(request, run.seeds)}",
-            f"{seconds:.1f} s, {seconds / request.count:.2f} s per sprite",
-        ]
-    )
-    return SpriteBatch(_batch_latent(latent, torch.cat(finished), request.count), run.seeds, report)
+    stream = SpriteStream(run, key)
+    if request.draw == "while saving":
+        blocked = saving.blocked(
+            "draw is 'while saving', which leaves no latent: connect sprites to Save Sprites, or set draw to 'now'."
+        )
+        return SpriteBatch(blocked, run.seeds, f"{stream.words}: drawn while Save Sprites saves them", stream)
+    finished = torch.cat(list(stream.micro_batches(node_id)))
+    return SpriteBatch(_batch_latent(latent, finished, request.count), run.seeds, stream.report(), stream)
 
 
-def _draw_all(
-    run: "_Run", size: int, per_sprite: int, key: str, bar: progress.SamplingProgress
-) -> tuple[list[torch.Tensor], list[str]]:
-    """Draw micro-batch after micro-batch, halving the size when memory runs out; returns the latents and what happened."""
-    finished: list[torch.Tensor] = []
-    notes: list[str] = []
-    count, done, started = len(run.seeds), 0, time.perf_counter()
-    while done < count:
-        rows = range(done, min(done + size, count))
-        try:
-            drawn = run.draw(rows, _report_to(bar, rows, count, run.num_steps, started))
-        except RuntimeError as error:  # torch.OutOfMemoryError and AcceleratorError are RuntimeErrors
-            if not sampling.is_out_of_memory(error):
-                raise
-            torch_words = str(error).partition("\n")[0]
-        else:
-            finished.append(drawn)
-            done = rows.stop
-            continue
-        # Only here is the failed run's traceback gone, and with it the tensors that its frames held.
-        sampling.release_cached_memory()
-        size = halve(len(rows), per_sprite, sampling.available_bytes(run.model), torch_words)
-        notes.append(f"Out of memory with {len(rows)} at once after {done} finished sprites: went on with {size}")
-        _remembered.remember(key, size)
-    return finished, notes
+class SpriteStream:
+    """Sprites that are drawn when they are asked for; the latents of those that are drawn are kept, so that none is drawn twice."""
+
+    def __init__(self, run: "_Run", key: str) -> None:
+        """Draw nothing yet; `key` names the graph whose smaller micro-batches are remembered."""
+        self._run = run
+        self._key = key
+        self._finished: list[torch.Tensor] = []
+        self._plan: MicroBatchPlan | None = None
+        self._notes: list[str] = []
+        self._seconds = 0.0
+        self.seeds = run.seeds
+        self.height, self.width = (8 * side for side in run.samples.shape[-2:])
+        """Pixels of a sprite."""
+        request = run.request
+        self.words = (
+            f"{request.count} sprites of {self.width}x{self.height} pixels, {request.steps} steps of {request.sampler_name} "
+            f"with {request.scheduler}, CFG {request.cfg:g}"
+        )
+
+    def micro_batches(self, node_id: str) -> Iterator[torch.Tensor]:
+        """Draw the sprites in order and give each micro-batch's latents, [sprites, C, H, W]; `node_id` shows the progress.
+
+        When memory runs out the size halves. Raises OutOfMemoryError if a single sprite is too large.
+        """
+        yield from self._finished
+        run, count = self._run, len(self.seeds)
+        done = sum(len(latents) for latents in self._finished)
+        if done == count:
+            return
+        per_sprite = sprite_bytes(_facts(run.model, run.samples), samples_per_sprite(run.request.cfg, run.request.sampler_name))
+        self._plan = plan_micro_batches(
+            count,
+            run.request.micro_batch,
+            sampling.available_bytes(run.model),
+            per_sprite,
+            _remembered.get(self._key),
+            _coupling(run.request, run.conditioning),
+        )
+        size = self._plan.size
+        bar = progress.SamplingProgress(run.model, run.num_ticks, node_id)
+        first, started = done, time.perf_counter()
+        while done < count:
+            rows = range(done, min(done + size, count))
+            began = time.perf_counter()
+            try:
+                drawn = run.draw(rows, _report_to(bar, rows, count, run.num_steps, started, first))
+            except RuntimeError as error:  # torch.OutOfMemoryError and AcceleratorError are RuntimeErrors
+                if not sampling.is_out_of_memory(error):
+                    raise
+                torch_words = str(error).partition("\n")[0]
+            else:
+                self._finished.append(drawn)
+                self._seconds += time.perf_counter() - began
+                done = rows.stop
+                yield drawn
+                continue
+            # Only here is the failed run's traceback gone, and with it the tensors that its frames held.
+            sampling.release_cached_memory()
+            size = halve(len(rows), per_sprite, sampling.available_bytes(run.model), torch_words)
+            self._notes.append(f"Out of memory with {len(rows)} at once after {done} finished sprites: went on with {size}")
+            _remembered.remember(self._key, size)
+
+    def report(self) -> str:
+        """What was drawn, how many at once and why, with which seeds, in how much time."""
+        assert self._plan is not None
+        seeds = _seed_words(self._run.request, self.seeds)
+        return "\n".join(
+            [
+                self.words,
+                f"Micro-batch: {self._plan.size} ({self._plan.reason})",
+                *self._notes,
+                f"Seeds: {seeds}",
+                f"{self._seconds:.1f} s, {self._seconds / len(self.seeds):.2f} s per sprite",
+            ]
+        )
 
 
 class _Run:
@@ -126,29 +174,30 @@ class _Run:
         self.model = model
         self._positive = positive
         self._negative = negative
-        self._samples = samples
+        self.samples = samples
         self._noise_mask = noise_mask
         self._batch_index = batch_index
-        self._request = request
+        self.request = request
         self.seeds = sprite_seeds(request.seed_mode, request.seed, request.seed_list, request.count)
         self._sigmas = sampling.schedule(model, request.sampler_name, request.scheduler, request.steps, request.denoise)
         self.num_steps = max(len(self._sigmas) - 1, 0)
+        self.conditioning = positive + negative
         self.num_ticks = max(self.num_steps, 1) * request.count
 
     def draw(self, rows: range, callback: sampling.StepCallback) -> torch.Tensor:
         """Sample the sprites `rows` together: [len(rows), C, H, W]."""
         seeds = self.seeds[rows.start : rows.stop]
         # Every sprite needs a row of its own here, also where one latent serves all.
-        samples = self._samples[[row % len(self._samples) for row in rows]]
+        samples = self.samples[[row % len(self.samples) for row in rows]]
         index = self._batch_index
         batch_index = None if index is None else [index[row % len(index)] for row in rows]
         controls: dict[int, Any] = {}
         return sampling.sample(
             self.model,
             sampling.own_noise(samples, seeds, batch_index),
-            sampling.own_noise_sampler(self._request.sampler_name, STEP_NOISE[self._request.sampler_name].value, seeds),
+            sampling.own_noise_sampler(self.request.sampler_name, STEP_NOISE[self.request.sampler_name].value, seeds),
             self._sigmas,
-            self._request.cfg,
+            self.request.cfg,
             sampling.conditioning_rows(self._positive, rows, controls),
             sampling.conditioning_rows(self._negative, rows, controls),
             samples,
@@ -197,12 +246,16 @@ def _seed_words(request: SpriteRequest, seeds: tuple[int, ...]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def _report_to(bar: progress.SamplingProgress, rows: range, count: int, num_steps: int, started: float) -> sampling.StepCallback:
+def _report_to(
+    bar: progress.SamplingProgress, rows: range, count: int, num_steps: int, started: float, first: int
+) -> sampling.StepCallback:
+    """Show each step; `first` sprites had been drawn when the clock `started`."""
+
     def callback(step: int, denoised: torch.Tensor, _x: torch.Tensor, _total: int) -> None:
         # dpm_adaptive takes as many steps as it likes.
         steps_done = min(step + 1, num_steps)
         ticks = rows.start * num_steps + steps_done * len(rows)
-        left_s = (time.perf_counter() - started) / ticks * (count * num_steps - ticks)
+        left_s = (time.perf_counter() - started) / (ticks - first * num_steps) * (count * num_steps - ticks)
         bar.show(
             ticks,
             denoised,

@@ -6,9 +6,10 @@ import os
 import time
 import uuid
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -17,16 +18,22 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...comfy_adapters import folders, saving
+from ...comfy_adapters.vae import core_decode as decode
 from ..errors import BadInputError, PackError
 from .file_names import publish, sprite_name
 from .png import deflate, encode_png
 from .prompts import SpritePrompt
 from .restore import edit_prompt, edit_workflow, single_sprite_edits
+from .run_batch import SpriteStream
 
 FORMATS = ("png", "webp")
 
 _WEBP_MAX_PIXELS = 16383
 _THREADS = min(8, os.cpu_count() or 1)
+_MAX_WAITING = 2 * _THREADS
+"""Pictures that are being encoded or wait for it."""
+_PICTURES_PER_DECODE = 8
+"""Decoded pictures that a stream holds beside those; a call of OptimizeVAE's decoder copies one while it decodes the next."""
 
 
 @dataclass(frozen=True)
@@ -39,70 +46,143 @@ class SavedSprites:
 
 
 @dataclass(frozen=True)
-class _Job:
-    image: torch.Tensor
-    subfolder: str
-    """Below the output folder, with `/`."""
-    stem: str
-    texts: dict[str, str]
+class SavingRequest:
+    """The widgets and side inputs of SaveSprites, and the graph that it stands in."""
+
+    pattern: str
+    file_format: str
+    seeds: Sequence[int] | None
+    prompts: Sequence[SpritePrompt] | None
+    first_index: int
+    node_id: str
+    prompt: Mapping[str, Any] | None
+    extra_pnginfo: Mapping[str, Any] | None
 
 
 def save_sprites(
-    images: torch.Tensor,
-    pattern: str,
-    file_format: str,
-    seeds: Sequence[int] | None,
-    prompts: Sequence[SpritePrompt] | None,
-    node_id: str,
-    prompt: Mapping[str, Any] | None,
-    extra_pnginfo: Mapping[str, Any] | None,
-) -> SavedSprites:
+    images: torch.Tensor | None, stream: SpriteStream | None, vae: Any, request: SavingRequest
+) -> tuple[Any, SavedSprites]:
+    """Save either pictures or, while they are drawn and decoded, the sprites of a stream; returns what the node gives on, and the files.
+
+    Raises BadInputError if not exactly one of the two is there, and what save_images and save_stream raise.
+    """
+    if images is not None and stream is None:
+        return images, save_images(images, request)
+    if stream is not None and images is None:
+        blocked = saving.blocked(
+            "Save Sprites gives no pictures on when it saves them while they are drawn: decode the latents instead."
+        )
+        return blocked, save_stream(stream, vae, request)
+    given = "Both images and sprites are connected" if stream is not None else "Neither images nor sprites is connected"
+    raise BadInputError(f"{given}; connect one of them: pictures, or sprites of BatchSpriteSampler with a vae.")
+
+
+def save_images(images: torch.Tensor, request: SavingRequest) -> SavedSprites:
     """Write [N, H, W, C] pictures (0 to 1; C: 1, 3 or 4); returns when all are on disk.
 
     Raises BadInputError for bad names, counts and sizes before the first file is written, and PackError with the number of finished
     files when the disk refuses one.
     """
-    count, height, width, _ = images.shape
-    _check(images, file_format, seeds, prompts)
-    jobs: list[_Job] = []
-    for i in range(count):
-        seed = None if seeds is None else seeds[i]
-        sprite_prompt = None if prompts is None else prompts[i]
-        line = None if sprite_prompt is None else sprite_prompt.line
-        subfolder, _, stem = sprite_name(pattern, i, seed, line, width, height).rpartition("/")
-        texts = _texts(i, seed, sprite_prompt, node_id, prompt, extra_pnginfo)
-        jobs.append(_Job(images[i], subfolder, stem, texts))
-    output = Path(saving.output_folder())
-    for subfolder in {job.subfolder for job in jobs}:
-        _prepare(output, subfolder)
-    started = time.perf_counter()
-    with ThreadPoolExecutor(_THREADS, thread_name_prefix="fast-sprites-save") as pool:
-        futures = [pool.submit(_save, job, output, file_format) for job in jobs]
-    errors = [error for future in futures if (error := future.exception()) is not None]
-    refused = [error for error in errors if isinstance(error, OSError)]
-    if refused:
-        raise PackError(
-            f"Only {count - len(errors)} of {count} sprites could be saved to {output / jobs[0].subfolder}: {refused[0]}; make room or change filename."
-        ) from refused[0]
-    seconds = time.perf_counter() - started
-    ui_images = [
-        {"filename": future.result().name, "subfolder": job.subfolder, "type": "output"}
-        for future, job in zip(futures, jobs, strict=True)
-    ]
-    method = f"PNG, {deflate()[0]}" if file_format == "png" else "WebP, lossless"
-    names = "\n".join(str(Path(image["subfolder"], image["filename"])) for image in ui_images)
-    return SavedSprites(ui_images, f"{count} sprites saved in {seconds:.1f} s ({method})\n{names}")
-
-
-def _check(images: torch.Tensor, file_format: str, seeds: Sequence[int] | None, prompts: Sequence[SpritePrompt] | None) -> None:
     count, height, width, channels = images.shape
-    if file_format not in FORMATS:
-        raise BadInputError(f"format is {file_format!r}; allowed are {', '.join(FORMATS)}.")
+    _check(count, height, width, channels, request)
+    with _Writer(count, height, width, request) as writer:
+        for picture in images:
+            writer.add(picture)
+    return writer.saved()
+
+
+def save_stream(stream: SpriteStream, vae: Any, request: SavingRequest) -> SavedSprites:
+    """Draw, decode and write the sprites of `stream`, a micro-batch at a time; those that are finished are on disk whatever happens next.
+
+    Files are encoded in threads while the next pictures are drawn and decoded. Raises what save_images raises, before anything is drawn
+    where it can be known, and what drawing raises.
+    """
+    if vae is None:
+        raise BadInputError("sprites is connected without a vae, which must decode them; connect the checkpoint's VAE.")
+    request = replace(request, seeds=stream.seeds)
+    count = len(stream.seeds)
+    _check(count, stream.height, stream.width, 3, request)
+    with _Writer(count, stream.height, stream.width, request) as writer:
+        for latents in stream.micro_batches(request.node_id):
+            for few in latents.split(_PICTURES_PER_DECODE):
+                for picture in decode(vae, few, {}):
+                    writer.add(picture)
+    saved = writer.saved()
+    return SavedSprites(saved.ui_images, f"{stream.report()}\n{saved.report}")
+
+
+class _Writer:
+    """Encodes and writes pictures in threads, in the order of the sprites; few wait at a time, so that memory stays bounded."""
+
+    def __init__(self, count: int, height: int, width: int, request: SavingRequest) -> None:
+        """Make the folders; raises BadInputError for a name that leaves the output folder."""
+        self._request = request
+        self._count, self._size = count, (width, height)
+        self._output = Path(saving.output_folder())
+        self._free = BoundedSemaphore(_MAX_WAITING)
+        self._futures: list[Future[Path]] = []
+        self._names = [self._name(i).rpartition("/") for i in range(count)]
+        for subfolder in {subfolder for subfolder, _, _ in self._names}:
+            _prepare(self._output, subfolder)
+        self._started = time.perf_counter()
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fast-sprites-save")
+
+    def _name(self, i: int) -> str:
+        request = self._request
+        seed = None if request.seeds is None else request.seeds[i]
+        line = None if request.prompts is None else request.prompts[i].line
+        return sprite_name(request.pattern, request.first_index - 1 + i, seed, line, *self._size)
+
+    def add(self, picture: torch.Tensor) -> None:
+        """Save the next sprite's picture [H, W, C]; waits while many are unsaved. Raises PackError if the disk has refused one."""
+        self._free.acquire()
+        self._raise_refusal()
+        i = len(self._futures)
+        subfolder, _, stem = self._names[i]
+        texts = _texts(i, self._request)
+        future = self._pool.submit(_save, picture, self._output / subfolder, stem, texts, self._request.file_format)
+        future.add_done_callback(lambda _: self._free.release())
+        self._futures.append(future)
+
+    def __enter__(self) -> "_Writer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown()
+
+    def _raise_refusal(self) -> None:
+        refused = [error for future in self._futures if future.done() and isinstance(error := future.exception(), OSError)]
+        if refused:
+            self._pool.shutdown()
+            saved = sum(future.exception() is None for future in self._futures)
+            raise PackError(
+                f"Only {saved} of {self._count} sprites could be saved to {self._output / self._names[0][0]}: {refused[0]}; "
+                "make room or change filename."
+            ) from refused[0]
+
+    def saved(self) -> SavedSprites:
+        """Where all the sprites went; raises PackError if the disk has refused one."""
+        self._raise_refusal()
+        ui_images = [
+            {"filename": future.result().name, "subfolder": subfolder, "type": "output"}
+            for future, (subfolder, _, _) in zip(self._futures, self._names, strict=True)
+        ]
+        seconds = time.perf_counter() - self._started
+        method = f"PNG, {deflate()[0]}" if self._request.file_format == "png" else "WebP, lossless"
+        names = "\n".join(str(Path(image["subfolder"], image["filename"])) for image in ui_images)
+        return SavedSprites(ui_images, f"{self._count} sprites saved in {seconds:.1f} s ({method})\n{names}")
+
+
+def _check(count: int, height: int, width: int, channels: int, request: SavingRequest) -> None:
+    if request.file_format not in FORMATS:
+        raise BadInputError(f"format is {request.file_format!r}; allowed are {', '.join(FORMATS)}.")
+    if request.first_index < 1:
+        raise BadInputError(f"first_index is {request.first_index}; set it to 1 or more.")
     if channels not in (1, 3, 4):
         raise BadInputError(f"The pictures have {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) can be saved.")
-    if file_format == "webp" and max(height, width) > _WEBP_MAX_PIXELS:
+    if request.file_format == "webp" and max(height, width) > _WEBP_MAX_PIXELS:
         raise BadInputError(f"The pictures are {width}x{height} pixels, WebP ends at {_WEBP_MAX_PIXELS}; set format to png.")
-    for name, values, source in (("seeds", seeds, "BatchSpriteSampler"), ("prompts", prompts, "SpritePrompts")):
+    for name, values, source in (("seeds", request.seeds, "BatchSpriteSampler"), ("prompts", request.prompts, "SpritePrompts")):
         if values is not None and len(values) != count:
             raise BadInputError(
                 f"There are {count} pictures and {len(values)} {name}; connect {name} of the {source} that drew these pictures."
@@ -122,34 +202,30 @@ def _prepare(output: Path, subfolder: str) -> None:
         raise PackError(f"{folder} cannot be made: {error}; change filename or the rights of that folder.") from error
 
 
-def _texts(
-    index: int,
-    seed: int | None,
-    sprite_prompt: SpritePrompt | None,
-    node_id: str,
-    prompt: Mapping[str, Any] | None,
-    extra_pnginfo: Mapping[str, Any] | None,
-) -> dict[str, str]:
-    edits = single_sprite_edits(prompt or {}, node_id, seed, None if sprite_prompt is None else sprite_prompt.line)
-    extra = dict(extra_pnginfo or {})
+def _texts(i: int, request: SavingRequest) -> dict[str, str]:
+    index = request.first_index - 1 + i
+    seed = None if request.seeds is None else request.seeds[i]
+    sprite_prompt = None if request.prompts is None else request.prompts[i]
+    line = None if sprite_prompt is None else sprite_prompt.line
+    edits = single_sprite_edits(request.prompt or {}, request.node_id, index + 1, seed, line)
+    extra = dict(request.extra_pnginfo or {})
     if "workflow" in extra:
         extra["workflow"] = edit_workflow(extra["workflow"], edits)
-    texts = folders.workflow_texts(None if prompt is None else edit_prompt(prompt, edits), extra)
+    texts = folders.workflow_texts(None if request.prompt is None else edit_prompt(request.prompt, edits), extra)
     if texts:  # empty with --disable-metadata
         own = {"index": index, "seed": seed, "prompt": None if sprite_prompt is None else sprite_prompt.text}
         texts["fast_sprites"] = json.dumps(own)
     return texts
 
 
-def _save(job: _Job, output: Path, file_format: str) -> Path:
+def _save(picture: torch.Tensor, folder: Path, stem: str, texts: dict[str, str], file_format: str) -> Path:
     # The same arithmetic as ComfyUI's SaveImage, so that the pixels are the same.
-    pixels = np.clip(255.0 * job.image.cpu().numpy(), 0, 255).astype(np.uint8)
-    data = encode_png(pixels, job.texts) if file_format == "png" else _encode_webp(pixels, job.texts)
-    folder = output / job.subfolder
+    pixels = np.clip(255.0 * picture.cpu().numpy(), 0, 255).astype(np.uint8)
+    data = encode_png(pixels, texts) if file_format == "png" else _encode_webp(pixels, texts)
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.write_bytes(data)
-        return publish(temporary, folder, job.stem, f".{file_format}")
+        return publish(temporary, folder, stem, f".{file_format}")
     finally:
         temporary.unlink(missing_ok=True)
 

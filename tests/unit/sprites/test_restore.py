@@ -45,17 +45,17 @@ def workflow():
 
 
 def test_edits_follow_the_links_of_the_save_node(prompt):
-    edits = single_sprite_edits(prompt, "9", 77, "red potion")
+    edits = single_sprite_edits(prompt, "9", 1, 77, "red potion")
     assert [(edit.node_id, edit.values["count"]) for edit in edits] == [("4", 1), ("3", 1)]
-    assert single_sprite_edits(prompt, "9", None, None) == []
-    assert single_sprite_edits(prompt, "8", 77, "red potion") == []
+    assert single_sprite_edits(prompt, "9", 1, None, None) == []
+    assert single_sprite_edits(prompt, "8", 1, 77, "red potion") == []
     prompt["4"]["class_type"] = "AnotherSampler"
-    assert [edit.node_id for edit in single_sprite_edits(prompt, "9", 77, "red potion")] == ["3"]
+    assert [edit.node_id for edit in single_sprite_edits(prompt, "9", 1, 77, "red potion")] == ["3"]
 
 
 def test_api_graph_draws_that_sprite_alone(prompt):
     before = copy.deepcopy(prompt)
-    edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 77, "red potion"))
+    edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 1, 77, "red potion"))
     assert edited["4"]["inputs"] == {
         "count": 1, "seed": 77, "seed_mode": "increment", "seed_list": "", "steps": 20, "positive": ["3", 0],
     }  # fmt: skip
@@ -65,7 +65,7 @@ def test_api_graph_draws_that_sprite_alone(prompt):
 
 def test_browsers_graph_draws_that_sprite_alone(prompt, workflow):
     before = copy.deepcopy(workflow)
-    edited = edit_workflow(workflow, single_sprite_edits(prompt, "9", 77, "red potion"))
+    edited = edit_workflow(workflow, single_sprite_edits(prompt, "9", 1, 77, "red potion"))
     primitive, prompts, sampler = edited["nodes"]
     assert sampler["widgets_values"] == [1, 1024, 1024, 77, "fixed", "increment", 20, 8.0, "euler", "karras", 1.0, 0, ""]
     assert prompts["widgets_values"] == ["red potion", "", "", "blurry", 1, "pick", 1, "fixed"]
@@ -81,7 +81,7 @@ def test_nodes_inside_subgraphs_are_found(prompt, workflow):
     outer = {"nodes": [{"id": 2, "type": "abc"}], "links": [], "definitions": {"subgraphs": [inner]}}
     renamed = {f"2:{name}": node for name, node in prompt.items()}
     renamed["2:9"]["inputs"] = {"seeds": ["2:4", 1]}
-    edited = edit_workflow(outer, single_sprite_edits(renamed, "2:9", 77, None))
+    edited = edit_workflow(outer, single_sprite_edits(renamed, "2:9", 1, 77, None))
     inside = edited["definitions"]["subgraphs"][0]
     assert inside["nodes"][2]["widgets_values"][3:6] == [77, "fixed", "increment"]
     assert inside["links"] == [{"id": 6, "origin_id": 1}]
@@ -89,5 +89,5 @@ def test_nodes_inside_subgraphs_are_found(prompt, workflow):
 
 def test_unknown_nodes_leave_the_workflow_as_it_is(prompt):
     foreign = {"nodes": [{"id": 4, "type": "BatchSpriteSampler", "widgets_values": {"seed": 1}}]}
-    assert edit_workflow(foreign, single_sprite_edits(prompt, "9", 77, "x")) == foreign
-    assert edit_workflow({}, single_sprite_edits(prompt, "9", 77, "x")) == {}
+    assert edit_workflow(foreign, single_sprite_edits(prompt, "9", 1, 77, "x")) == foreign
+    assert edit_workflow({}, single_sprite_edits(prompt, "9", 1, 77, "x")) == {}
