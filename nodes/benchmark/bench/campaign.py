@@ -19,6 +19,7 @@ from .record import Record, Run, ScenarioRecord, SideRecord
 from .scenarios import Choices, Scenario, Side, SideGraph
 from .session import Session, reports_of
 
+ORDER = "all sides in turn, round by round, with the round's seed"
 FIDELITY_ROUNDS = 2  # rounds whose pictures are compared
 
 
@@ -34,6 +35,12 @@ class Plan:
     """`budget_s` is that of the whole benchmark here, shared evenly by the scenarios."""
     first_runs: bool = True
     seed: int | None = None
+
+    def method(self) -> dict[str, Any]:
+        """How it is measured, for the record."""
+        limits = dataclasses.asdict(self.limits)
+        chosen = {name: value for name, value in dataclasses.asdict(self.choices).items() if value is not None}
+        return {"order": ORDER, "previews": "off", "first_runs": self.first_runs, **limits, **chosen}
 
 
 class Progress(Watch, Protocol):

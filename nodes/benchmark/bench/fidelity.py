@@ -12,6 +12,7 @@ from ...engine.errors import PackError
 from .record import Fidelity
 
 Pixels = npt.NDArray[np.float32]  # [H, W, C], 0 to 255
+Plane = npt.NDArray[np.floating[Any]]  # [H, W]
 
 # Wang, Bovik, Sheikh, Simoncelli 2004: an 11 x 11 Gaussian window of 1.5 pixels, K1 0.01, K2 0.03.
 _SIGMA, _RADIUS = 1.5, 5
@@ -42,7 +43,8 @@ def compare_pictures(reference: Sequence[bytes], other: Sequence[bytes]) -> Fide
 def _pixels(png: bytes) -> Pixels:
     from PIL import Image
 
-    with Image.open(io.BytesIO(png)) as picture:
+    opened: Any = Image.open(io.BytesIO(png))
+    with opened as picture:
         return np.asarray(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"), dtype=np.float32)
 
 
@@ -61,19 +63,19 @@ def psnr(a: Pixels, b: Pixels) -> float:
 
 def ssim(a: Pixels, b: Pixels) -> float:
     """Mean structural similarity of the brightness (Rec. 601), 1 for identical pictures."""
-    a, b = (_brightness(picture) for picture in (a, b))
-    mean_a, mean_b = _blurred(a), _blurred(b)
-    variance_a, variance_b = _blurred(a * a) - mean_a**2, _blurred(b * b) - mean_b**2
-    covariance = _blurred(a * b) - mean_a * mean_b
+    one, two = _brightness(a), _brightness(b)
+    mean_a, mean_b = _blurred(one), _blurred(two)
+    variance_a, variance_b = _blurred(one * one) - mean_a**2, _blurred(two * two) - mean_b**2
+    covariance = _blurred(one * two) - mean_a * mean_b
     likeness = (2 * mean_a * mean_b + _C1) * (2 * covariance + _C2)
     return float(np.mean(likeness / ((mean_a**2 + mean_b**2 + _C1) * (variance_a + variance_b + _C2))))
 
 
-def _brightness(picture: Pixels) -> npt.NDArray[np.float64]:
+def _brightness(picture: Pixels) -> Plane:
     return picture[..., :3].astype(np.float64) @ np.array([0.299, 0.587, 0.114])
 
 
-def _blurred(plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def _blurred(plane: Plane) -> Plane:
     """Weighted means of the windows that lie wholly inside; pictures smaller than a window keep one mean a side."""
     offsets = np.arange(-_RADIUS, _RADIUS + 1)
     weights = np.exp(-(offsets**2) / (2 * _SIGMA**2))
@@ -83,6 +85,6 @@ def _blurred(plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if length < 1:
             plane = plane.mean(axis=axis, keepdims=True)
             continue
-        windows: Any = (weight * plane.take(range(start, start + length), axis=axis) for start, weight in enumerate(weights))
-        plane = sum(windows)
+        windows = [weight * plane.take(range(start, start + length), axis=axis) for start, weight in enumerate(weights)]
+        plane = np.sum(windows, axis=0)
     return plane

@@ -1,6 +1,7 @@
 """What the machine does meanwhile: the card's clock, heat, power and neighbours, read beside the server."""
 
 import contextlib
+import importlib
 import os
 import shutil
 import statistics
@@ -161,7 +162,7 @@ class Nvml:
 
 def _nvml(device: Mapping[str, Any]) -> Nvml | None:
     try:
-        import pynvml
+        pynvml: Any = importlib.import_module("pynvml")
     except ImportError:
         return None
     try:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from ...engine.errors import PackError
 
@@ -160,13 +160,14 @@ def read_record(path: Path) -> Record:
         raise RecordError(f"{path} cannot be read ({error.strerror}): name a record that `fast-sprites bench` wrote.") from error
     except ValueError as error:
         raise RecordError(f"{path} is no JSON ({error}): name a record that `fast-sprites bench` wrote.") from error
-    if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
+    fields = cast(dict[str, Any], content) if isinstance(content, dict) else {}
+    if fields.pop("schema", None) != SCHEMA:
         raise RecordError(f"{path} is no benchmark record: name a JSON file that `fast-sprites bench` wrote.")
-    version = content.pop("version", None)
+    version = fields.pop("version", None)
     if version != VERSION:
         raise RecordError(f"{path} has schema version {version}; this command reads version {VERSION}: update the pack.")
     try:
-        return _part(Record, content, {"scenarios": _scenario})
+        return _part(Record, fields, {"scenarios": _scenario})
     except (TypeError, AttributeError) as error:
         raise RecordError(f"{path} is damaged: {error}.") from error
 
@@ -176,7 +177,10 @@ def _part(kind: type[Part], content: dict[str, Any], inside: dict[str, Callable[
     values = dict(content)
     for name, build in inside.items():
         value = values.get(name)
-        values[name] = [build(item) for item in value] if isinstance(value, list) else value and build(value)
+        if isinstance(value, list):
+            values[name] = [build(item) for item in cast(list[Any], value)]
+        elif value is not None:
+            values[name] = build(value)
     return kind(**values)
 
 

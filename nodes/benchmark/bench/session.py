@@ -9,7 +9,7 @@ import statistics
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ...engine.errors import BadInputError
 from ..client import Cached, Cancelled, ClientError, ComfyClient, Event, Failed, History, NodeStarted, Step
@@ -58,7 +58,7 @@ class Session:
     def files(self, class_type: str, widget: str) -> list[str]:
         """The files that a loader of this server offers."""
         kind, *settings = self._info[class_type]["input"]["required"][widget]
-        return list(kind) if isinstance(kind, list) else list(settings[0].get("options", ()))
+        return [str(name) for name in (cast(list[Any], kind) if isinstance(kind, list) else settings[0].get("options", ()))]
 
     def require_file(self, name: str, class_type: str, widget: str, option: str) -> None:
         """Raise BadInputError unless the loader offers the file."""
@@ -173,7 +173,7 @@ class Timeline:
 
     def step_s(self) -> float | None:
         """Median seconds between two progress reports of the node that made most of them."""
-        reports = max(self._steps.values(), key=len, default=[])
+        reports = max(self._steps.values(), key=len) if self._steps else []
         gaps = [later - earlier for earlier, later in itertools.pairwise(reports)]
         return round(statistics.median(gaps), 4) if gaps else None
 

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 from . import markdown
@@ -13,21 +15,74 @@ class PlainProgress:
 
     def __init__(self) -> None:
         """The time counts from the first scenario."""
-        self._end = 0.0
+        self.end = 0.0
 
     def scenario_started(self, scenario: ScenarioRecord, number: int, total: int, budget_s: float) -> None:
         """Print the scenario's heading."""
-        self._end = time.monotonic() + budget_s
-        self._say(f"[{number}/{total}] {scenario.name}: {scenario.title}, up to {budget_s:.0f} s")
+        self.end = time.monotonic() + budget_s
+        self.say(f"[{number}/{total}] {scenario.name}: {scenario.title}, up to {budget_s:.0f} s")
 
     def run_done(self, side: SideRecord, kind: str, run: Run) -> None:
-        """Print one run and the time left."""
-        left = max(0.0, self._end - time.monotonic())
+        """Print one run and the time left for its scenario."""
         disturbed = f" ({run.disturbances[0]})" if run.disturbances else ""
-        self._say(f"  {side.name:12} {kind:9} {run.server_s:8.3f} s, {left:4.0f} s left{disturbed}")
+        self.say(f"  {side.name:12} {kind:9} {run.server_s:8.3f} s, {self.left_s:4.0f} s left{disturbed}")
 
-    def _say(self, line: str) -> None:
+    @property
+    def left_s(self) -> float:
+        """Seconds until the scenario's budget ends."""
+        return max(0.0, self.end - time.monotonic())
+
+    def say(self, line: str) -> None:
+        """Print a line."""
         print(line, file=sys.stderr, flush=True)
+
+
+class RichProgress(PlainProgress):
+    """The same lines above a bar that shows how much of the scenario's time is over."""
+
+    def __init__(self, bar: Any) -> None:
+        """`bar` is a running rich.progress.Progress."""
+        super().__init__()
+        self._bar, self._task, self._budget_s = bar, None, 0.0
+
+    def scenario_started(self, scenario: ScenarioRecord, number: int, total: int, budget_s: float) -> None:
+        """Begin the bar anew."""
+        super().scenario_started(scenario, number, total, budget_s)
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+        self._budget_s = budget_s
+        self._task = self._bar.add_task(f"{number}/{total} {scenario.name}", total=budget_s)
+
+    def run_done(self, side: SideRecord, kind: str, run: Run) -> None:
+        """Move the bar."""
+        super().run_done(side, kind, run)
+        self._bar.update(self._task, completed=self._budget_s - self.left_s)
+
+    def say(self, line: str) -> None:
+        """Print a line above the bar."""
+        self._bar.console.print(line, markup=False, highlight=False)
+
+
+@contextmanager
+def make_progress() -> Generator[PlainProgress, None, None]:
+    """What shows the progress during the block: a bar on a terminal with rich, else lines."""
+    if not sys.stderr.isatty():
+        yield PlainProgress()
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    except ImportError:
+        yield PlainProgress()
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} % of its time"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        yield RichProgress(bar)
 
 
 def summary(record: Record) -> None:

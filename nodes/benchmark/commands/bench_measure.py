@@ -1,0 +1,150 @@
+"""The measuring kinds of `fast-sprites bench`: run, ladder and scaling."""
+
+import argparse
+import asyncio
+import contextlib
+import importlib.metadata
+import importlib.util
+import shlex
+import sys
+import tempfile
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+from ...engine.errors import BadInputError, PackError
+from ..bench import scenarios
+from ..bench.method import Limits
+from ..bench.record import Record
+from ..bench.scenarios import LADDER, TWO_SIDES, Choices, Scenario, Side, find_scenarios
+from ..server import ComfyServer, ServerError, ServerSetup, known_flags
+from .bench_reports import write_reports
+
+DEFAULT_SERVER = "http://127.0.0.1:8188"
+# A server of its own neither asks the network nor keeps a database.
+OWN_FLAGS = ("--disable-api-nodes", "--database-url=sqlite:///:memory:")
+FILES = {"checkpoint": "checkpoints", "lora": "loras", "controlnet": "controlnet"}
+
+
+def run(options: argparse.Namespace) -> int:
+    """`bench run`."""
+    return _measure(options, [] if options.workflow else find_scenarios(options.scenarios), TWO_SIDES, options.workflow)
+
+
+def run_ladder(options: argparse.Namespace) -> int:
+    """`bench ladder`."""
+    return _measure(options, [] if options.workflow else find_scenarios(options.scenarios), LADDER, options.workflow)
+
+
+def run_scaling(options: argparse.Namespace) -> int:
+    """`bench scaling`."""
+    return _measure(options, find_scenarios([f"batch{size}" for size in options.batches]), TWO_SIDES, None)
+
+
+def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Sequence[Side], workflow: Path | None) -> int:
+    """Measure and write the reports, whatever ends it; 0, 1 after an error, 130 after Ctrl-C."""
+    for package, name in (("numpy", "numpy"), ("PIL", "Pillow")):
+        if importlib.util.find_spec(package) is None:
+            raise PackError(f"Comparing pictures needs {name}, which is not installed: pip install 'fast-sprites[bench]'.")
+    from ..bench.campaign import Plan, run_plan, utc_now
+    from ..bench.terminal import make_progress
+
+    plan = Plan(
+        scenarios=chosen,
+        sides=sides,
+        workflow=workflow,
+        choices=_choices(options),
+        limits=Limits(budget_s=options.budget_s, tight=options.tight_pct / 100, max_rounds=options.max_rounds),
+        first_runs=not options.no_first_runs,
+        seed=options.seed,
+    )
+    path = options.json or Path(datetime.now(timezone.utc).strftime("fast-sprites-bench-%Y%m%d-%H%M%S.json"))
+    record = Record(
+        command=shlex.join(["fast-sprites", *_without_folders(sys.argv[1:])]),
+        started_utc=utc_now(),
+        pack_version=_pack_version(),
+        machine={},
+        method=plan.method(),
+    )
+    status = 0
+    try:
+        with _server(options) as address, make_progress() as progress:
+            asyncio.run(run_plan(address, plan, record, progress, lambda: record.write(path)))
+    except PackError as error:
+        record.partial, status = str(error), 1
+        if isinstance(error, ServerError) and error.log_tail:
+            print(error.log_tail, file=sys.stderr)
+    except KeyboardInterrupt:
+        record.partial, status = "stopped by Ctrl-C", 130
+    if record.partial:
+        print(f"fast-sprites bench: {record.partial}", file=sys.stderr)
+    if not record.scenarios:
+        return status
+    record.finished_utc = utc_now()
+    write_reports(record, path)
+    return status
+
+
+def _without_folders(arguments: list[str]) -> list[str]:
+    """The command without the folders of this machine, which are nobody's business in a record that is sent on."""
+    return [
+        part if part.startswith(("http:", "https:")) else part.replace("\\", "/").rsplit("/", 1)[-1] or part for part in arguments
+    ]
+
+
+def _pack_version() -> str:
+    project = scenarios.WORKFLOWS.parents[1] / "pyproject.toml"
+    if not project.is_file():
+        return importlib.metadata.version("fast-sprites")
+    lines = project.read_text(encoding="utf-8").splitlines()
+    return next(line.split('"')[1] for line in lines if line.startswith("version"))
+
+
+def _choices(options: argparse.Namespace) -> Choices:
+    names = {name: Path(value).name if (value := getattr(options, name)) and options.pack else value for name in FILES}
+    return Choices(**names, size=options.size, steps=options.steps, cfg=options.cfg)
+
+
+@contextmanager
+def _server(options: argparse.Namespace) -> Generator[str, None, None]:
+    """The address of the server to measure, which is started for the block if the user asks for it."""
+    if options.start is None:
+        if options.server_flags or options.pack:
+            raise BadInputError(
+                "--server-flags and --pack are for a server that this command starts: name its folder with --start."
+            )
+        yield (options.server or DEFAULT_SERVER).rstrip("/")
+        return
+    if options.server:
+        raise BadInputError("--server and --start were both given: choose one.")
+    comfyui = options.start.resolve()
+    if not (comfyui / "main.py").is_file():
+        raise BadInputError(f"{options.start} is no ComfyUI folder (it has no main.py): name one with --start.")
+    with tempfile.TemporaryDirectory(prefix="fast-sprites-bench-", ignore_cleanup_errors=True) as temporary:
+        base = _own_base(options, Path(temporary)) if options.pack else comfyui
+        flags = (*known_flags(comfyui, OWN_FLAGS), *shlex.split(options.server_flags))
+        setup = ServerSetup(options.python, comfyui, base, Path(temporary) / "server.log", flags)
+        with ComfyServer(setup) as server:
+            try:
+                yield server.address
+            except PackError:
+                with contextlib.suppress(ServerError):
+                    print(server.log_tail(), file=sys.stderr)
+                server.require_alive()
+                raise
+
+
+def _own_base(options: argparse.Namespace, base: Path) -> Path:
+    """A base folder with links to the packs and files that the user named."""
+    (base / "custom_nodes").mkdir()
+    for pack in options.pack:
+        (base / "custom_nodes" / pack.resolve().name).symlink_to(pack.resolve(), target_is_directory=True)
+    for name, folder in FILES.items():
+        (base / "models" / folder).mkdir(parents=True)
+        if value := getattr(options, name):
+            file = Path(value).resolve()
+            if not file.is_file():
+                raise BadInputError(f"There is no file {value}: with --pack, --{name} is the path of a file.")
+            (base / "models" / folder / file.name).symlink_to(file)
+    return base
