@@ -73,6 +73,11 @@ def _is_foreign(override: Any) -> bool:
     return override is not None and getattr(override, OWNER, None) != KEY
 
 
+def weights_version(patcher: Any) -> Any:
+    """Return a value that differs whenever LoRA or other weight patches of `patcher` do."""
+    return patcher.patches_uuid
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """Return "fp16", "bf16", "fp32" or torch's own name."""
     return _DTYPE_NAMES.get(dtype, str(dtype).removeprefix("torch."))

@@ -35,12 +35,12 @@ def require_plain_modules(model: torch.nn.Module) -> None:
             raise NotResidentError(f"another node set {name} to {module.padding_mode} padding")
 
 
-def require_room(patcher: Any, x: torch.Tensor) -> None:
-    """Raise NotResidentError if holding every weight would leave too little memory for a step; `x` is the UNet's input."""
+def require_room(patcher: Any, x: torch.Tensor, extra_bytes: int = 0) -> None:
+    """Raise NotResidentError if every weight and `extra_bytes` would leave too little memory for a step; `x` is the UNet's input."""
     if x.device.type != "cuda":
         return
     missing_bytes = max(0, patcher.model_size() - patcher.loaded_size())
-    needed_bytes = missing_bytes + CONVOLUTION_COPIES_BYTES + patcher.memory_required([x.shape[0], *x.shape[1:]])
+    needed_bytes = missing_bytes + CONVOLUTION_COPIES_BYTES + extra_bytes + patcher.memory_required([x.shape[0], *x.shape[1:]])
     free_bytes: Any = comfy.model_management.get_free_memory(x.device)
     if free_bytes < needed_bytes:
         raise NotResidentError(f"{free_bytes / 1024**3:.1f} GiB are free and {needed_bytes / 1024**3:.1f} GiB would be needed")
@@ -91,3 +91,14 @@ class HeldWeights:
         while self._tokens:
             module, token = self._tokens.pop()
             comfy.ops.uncast_bias_weight(module, None, None, token)
+
+
+def evict_unheld(patcher: Any, device: torch.device) -> None:
+    """Give back the device memory of every weight that nobody holds, where ComfyUI loads weights on demand (DynamicVRAM).
+
+    The next layer that asks for one gets it again. Without DynamicVRAM weights stay where they are.
+    """
+    vbar = getattr(patcher.model, "dynamic_vbars", {}).get(device)
+    if vbar is not None:
+        vbar.free_memory(vbar.loaded_size())
+        vbar.prioritize()  # freeing also closes the address range that was freed to new weights

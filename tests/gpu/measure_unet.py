@@ -22,7 +22,7 @@ parser.add_argument("--steps", type=int, default=20)
 parser.add_argument("--repeats", type=int, default=3)
 parser.add_argument("--size", type=int, default=1024)
 parser.add_argument("--rungs", nargs="+")
-parser.add_argument("--profile", action="store_true")
+parser.add_argument("--profile", nargs="*", metavar="RUNG", help="profile these rungs, or with no name the last one")
 parser.add_argument("--json", type=Path)
 args = parser.parse_args()
 
@@ -40,6 +40,7 @@ LADDER = {
     "+ Triton kernels": ModelPlan(engine="fast"),
     "+ cuDNN attention": ModelPlan(engine="fast", attention="cudnn"),
     "+ CUDA graph": ModelPlan(engine="fast", attention="cudnn", cuda_graph=True),
+    "+ FP8": ModelPlan(engine="fast", attention="cudnn", cuda_graph=True, fp8=True),
 }
 
 
@@ -134,7 +135,7 @@ def main():
             }  # fmt: skip
             record["rows"].append(row)
             print(row, flush=True)
-            if args.profile and name == list(LADDER)[-1]:
+            if args.profile is not None and name in (args.profile or list(LADDER)[-1:]):
                 profile(patched, conds, batch)
                 profile_start(patched, conds, batch)
             del patched

@@ -1,5 +1,7 @@
 """Triton kernels against the torch reference on the shapes that SDXL has."""
 
+import itertools
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -7,10 +9,14 @@ if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
 from fast_sprites.nodes.engine.kernels import reference, triton_kernels  # noqa: E402
+from fast_sprites.nodes.engine.kernels.ops import TritonOps  # noqa: E402
 
 # Both round once from fp32 to the dtype; sums run in another order.
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3}
 DTYPES = list(TOLERANCE)
+# A value between two of FP8's may go to the other one; half a step is 3 % of a value, and few values are that close to the middle.
+FP8_TOLERANCE = 3e-3
+needs_fp8 = pytest.mark.skipif(torch.cuda.get_device_capability() < (8, 9), reason="FP8 needs compute capability 8.9")
 
 
 def relative_error(out, expected):
@@ -43,10 +49,10 @@ def test_group_norm(dtype, shape, with_add, offset):
 def test_layer_norm_geglu_and_bias(dtype, shape):
     x, delta = random(*shape, dtype=dtype), random(*shape, dtype=dtype)
     weight, bias = random(shape[-1], dtype=dtype), random(shape[-1], dtype=dtype)
-    for maybe in (None, delta):
+    for maybe, offset in itertools.product((None, delta), (None, torch.randn(shape[-1], device="cuda"))):
         for out, expected in zip(
-            triton_kernels.residual_layer_norm(x, maybe, weight, bias, 1e-5),
-            reference.residual_layer_norm(x, maybe, weight, bias, 1e-5),
+            triton_kernels.residual_layer_norm(x, maybe, offset, weight, bias, 1e-5),
+            reference.residual_layer_norm(x, maybe, offset, weight, bias, 1e-5),
             strict=True,
         ):
             assert relative_error(out, expected) < TOLERANCE[dtype]
@@ -54,3 +60,63 @@ def test_layer_norm_geglu_and_bias(dtype, shape):
         assert relative_error(triton_kernels.add_bias(x, b, r), reference.add_bias(x, b, r)) < TOLERANCE[dtype]
     projected = random(*shape[:-1], 8 * shape[-1], dtype=dtype)
     assert relative_error(triton_kernels.geglu(projected), reference.geglu(projected)) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1, 32, 32, 1280), (2, 24, 19, 640), (1, 5, 7, 96)], ids=str)
+def test_upsample(dtype, shape):
+    x = random(*shape, dtype=dtype)
+    for size in ((2 * shape[1], 2 * shape[2]), (2 * shape[1] - 1, 2 * shape[2] - 1)):
+        expected = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), size=size, mode="nearest")
+        assert torch.equal(triton_kernels.upsample(x, size), expected.permute(0, 2, 3, 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_linear_onto(dtype):
+    x, weight, total = (
+        random(2, 1024, 1280, dtype=dtype),
+        random(1280, 1280, dtype=dtype) / 36,
+        random(2, 1024, 1280, dtype=dtype),
+    )
+    expected = total.float() + x.float() @ weight.float().t()
+    out = TritonOps().linear_onto(total, x, weight)
+    assert out is total
+    assert relative_error(out, expected) < TOLERANCE[dtype]
+
+
+def check_fp8(out, expected):
+    torch.testing.assert_close(out.scales, expected.scales, rtol=1e-5, atol=0)
+    assert out.values.dtype == reference.FP8
+    assert relative_error(out.dequantize(), expected.dequantize()) < FP8_TOLERANCE
+
+
+@needs_fp8
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(2, 1024, 1280), (16, 4096, 640), (3, 33, 64)], ids=str)
+def test_quantising_kernels(dtype, shape):
+    x, delta = random(*shape, dtype=dtype), random(*shape, dtype=dtype)
+    x[..., 3] *= 50  # an outlier channel
+    x[0, 0] = 0
+    weight, bias, offset = random(shape[-1], dtype=dtype), random(shape[-1], dtype=dtype), torch.randn(shape[-1], device="cuda")
+    check_fp8(triton_kernels.quantize_rows(x), reference.quantize_rows(x))
+    total, normed = triton_kernels.residual_layer_norm(x, delta, offset, weight, bias, 1e-5, fp8=True)
+    expected_total, expected = reference.residual_layer_norm_fp8(x, delta, offset, weight, bias, 1e-5)
+    assert relative_error(total, expected_total) < TOLERANCE[dtype]
+    check_fp8(normed, expected)
+    projected = random(*shape[:-1], 8 * shape[-1], dtype=dtype)
+    check_fp8(triton_kernels.geglu_fp8(projected), reference.geglu_fp8(projected))
+
+
+@needs_fp8
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rows", [2048, 3 * 247], ids=str)
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_fp8_linear(dtype, rows, with_bias):
+    x, weight = (
+        reference.quantize_rows(random(1, rows, 1280, dtype=dtype)),
+        reference.quantize_rows(random(2560, 1280, dtype=dtype)),
+    )
+    bias = random(2560, dtype=dtype) if with_bias else None
+    out = TritonOps().fp8_linear(x, weight, bias, dtype)
+    assert (out.shape, out.dtype) == ((1, rows, 2560), dtype)
+    assert relative_error(out, reference.fp8_linear(x, weight, bias, dtype)) < TOLERANCE[dtype]

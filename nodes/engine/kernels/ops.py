@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import reference
+from .reference import Fp8Rows
 
 
 def nhwc(x: Tensor) -> Tensor:
@@ -80,18 +81,32 @@ class TorchOps:
         return reference.add_bias(x, bias, residual)
 
     def residual_layer_norm(
-        self, x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor]:
-        """See reference.residual_layer_norm."""
-        return reference.residual_layer_norm(x, delta, weight, bias, eps)
+        self, x: Tensor, delta: Tensor | None, offset: Tensor, weight: Tensor, bias: Tensor, eps: float, *, fp8: bool = False
+    ) -> tuple[Tensor, Tensor | Fp8Rows]:
+        """See reference.residual_layer_norm and residual_layer_norm_fp8."""
+        norm = reference.residual_layer_norm_fp8 if fp8 else reference.residual_layer_norm
+        return norm(x, delta, offset, weight, bias, eps)
 
-    def geglu(self, projected: Tensor) -> Tensor:
-        """See reference.geglu."""
-        return reference.geglu(projected)
+    def geglu(self, projected: Tensor, *, fp8: bool = False) -> Tensor | Fp8Rows:
+        """See reference.geglu and geglu_fp8."""
+        return reference.geglu_fp8(projected) if fp8 else reference.geglu(projected)
+
+    def quantize_rows(self, x: Tensor) -> Fp8Rows:
+        """See reference.quantize_rows."""
+        return reference.quantize_rows(x)
+
+    def fp8_linear(self, x: Fp8Rows, weight: Fp8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """See reference.fp8_linear."""
+        return reference.fp8_linear(x, weight, bias, dtype)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return `x @ weight.T + bias` over the last dimension."""
         return F.linear(x, weight, bias)
+
+    def linear_onto(self, total: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        """Add `x @ weight.T` to contiguous `total` in place and return it: the product is rounded once, and never written alone."""
+        total.view(-1, total.shape[-1]).addmm_(x.reshape(-1, x.shape[-1]), weight.t())
+        return total
 
     def conv(self, x: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int]) -> Tensor:
         """Return the convolution of [N, H, W, C] with channels-last `weight`, without a bias."""
@@ -140,14 +155,36 @@ class TritonOps(TorchOps):
         return self._kernels.add_bias(x, bias, residual, empty=self._empty)
 
     def residual_layer_norm(
-        self, x: Tensor, delta: Tensor | None, weight: Tensor, bias: Tensor, eps: float
-    ) -> tuple[Tensor, Tensor]:
-        """See reference.residual_layer_norm."""
-        return self._kernels.residual_layer_norm(x, delta, weight, bias, eps, empty=self._empty)
+        self, x: Tensor, delta: Tensor | None, offset: Tensor, weight: Tensor, bias: Tensor, eps: float, *, fp8: bool = False
+    ) -> tuple[Tensor, Tensor | Fp8Rows]:
+        """See reference.residual_layer_norm and residual_layer_norm_fp8."""
+        return self._kernels.residual_layer_norm(x, delta, offset, weight, bias, eps, fp8=fp8, empty=self._empty)
 
-    def geglu(self, projected: Tensor) -> Tensor:
-        """See reference.geglu."""
+    def geglu(self, projected: Tensor, *, fp8: bool = False) -> Tensor | Fp8Rows:
+        """See reference.geglu and geglu_fp8."""
+        if fp8:
+            return self._kernels.geglu_fp8(projected, empty=self._empty)
         return self._kernels.geglu(projected, empty=self._empty)
+
+    def quantize_rows(self, x: Tensor) -> Fp8Rows:
+        """See reference.quantize_rows."""
+        return self._kernels.quantize_rows(x, empty=self._empty)
+
+    def fp8_linear(self, x: Fp8Rows, weight: Fp8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """See reference.fp8_linear; products are summed in fewer bits than fp32 (use_fast_accum)."""
+        features = weight.values.shape[0]
+        out = self._empty((*x.values.shape[:-1], features), dtype, x.values.device)
+        torch._scaled_mm(  # pyright: ignore[reportPrivateImportUsage]
+            x.values.view(-1, x.values.shape[-1]),
+            weight.values.t(),
+            scale_a=x.scales.view(-1, 1),
+            scale_b=weight.scales.view(1, -1),
+            bias=bias,
+            out_dtype=dtype,
+            use_fast_accum=True,
+            out=out.view(-1, features),
+        )
+        return out
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return `x @ weight.T + bias` over the last dimension."""
@@ -187,9 +224,7 @@ class TritonOps(TorchOps):
 
     def upsample(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Return the picture at `size` (height, width), nearest neighbour."""
-        out = self._empty((x.shape[0], *size, x.shape[3]), x.dtype, x.device)
-        torch.ops.aten.upsample_nearest2d.out(nchw(x), list(size), out=nchw(out))
-        return out
+        return self._kernels.upsample(x, size, empty=self._empty)
 
 
 def engine_ops(engine: str) -> TorchOps:

@@ -15,9 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .reference import FP8, FP8_MAX, SMALLEST_SCALE, Fp8Rows
 from .tuning import DEFAULT, Tuning, tuning_for
 
 Empty = Callable[[Sequence[int], torch.dtype, torch.device], Tensor]
+
+_FP8_MAX = tl.constexpr(FP8_MAX)
+_SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
 
 # One program reads this many rows of one channel block; small pictures get fewer, so that every multiprocessor has work.
 MAX_ROWS_PER_PROGRAM = 512
@@ -121,9 +125,17 @@ def _add_bias(
 
 
 @triton.jit
+def _row_scales(values, scales_ptr, r, rows):
+    """Store and return the scale that puts each row's largest magnitude at FP8's largest; `values` are 0 outside the row."""
+    scales = tl.maximum(tl.max(tl.abs(values), 1) / _FP8_MAX, _SMALLEST_SCALE)
+    tl.store(scales_ptr + r, scales, mask=r < rows)
+    return scales
+
+
+@triton.jit
 def _residual_layer_norm(
-    x_ptr, delta_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, rows, eps,
-    C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, HAS_DELTA: tl.constexpr,
+    x_ptr, delta_ptr, offset_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, scales_ptr, rows, eps,
+    C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, HAS_DELTA: tl.constexpr, HAS_OFFSET: tl.constexpr, FP8: tl.constexpr,
 ):  # fmt: skip
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.arange(0, BLOCK)
@@ -136,13 +148,22 @@ def _residual_layer_norm(
         rounded = value.to(sum_ptr.dtype.element_ty)
         tl.store(sum_ptr + at, rounded, mask=ok)
         value = rounded.to(tl.float32)
+    if HAS_OFFSET:
+        value += tl.load(offset_ptr + c, mask=c_ok, other=0.0)[None, :]
     mean = tl.sum(value, 1) / C
     centred = tl.where(ok, value - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, 1) / C
     weight = tl.load(weight_ptr + c, mask=c_ok, other=0.0).to(tl.float32)
     bias = tl.load(bias_ptr + c, mask=c_ok, other=0.0).to(tl.float32)
     normed = centred * tl.rsqrt(variance + eps)[:, None] * weight[None, :] + bias[None, :]
+    if FP8:
+        normed = normed / _row_scales(normed, scales_ptr, r, rows)[:, None]
     tl.store(out_ptr + at, normed.to(out_ptr.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _gelu(x):
+    return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
 
 
 @triton.jit
@@ -153,8 +174,55 @@ def _geglu(projected_ptr, out_ptr, rows, INNER: tl.constexpr, TILE: tl.constexpr
     at = r[:, None].to(tl.int64) * (2 * INNER) + c[None, :]
     value = tl.load(projected_ptr + at, mask=ok, other=0.0).to(tl.float32)
     gate = tl.load(projected_ptr + at + INNER, mask=ok, other=0.0).to(tl.float32)
-    gated = value * (0.5 * gate * (1.0 + tl.math.erf(gate * 0.7071067811865476)))
+    gated = value * _gelu(gate)
     tl.store(out_ptr + r[:, None].to(tl.int64) * INNER + c[None, :], gated.to(out_ptr.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _gated_part(row_ptr, START: tl.constexpr, BLOCK: tl.constexpr, INNER: tl.constexpr):
+    c = START + tl.arange(0, BLOCK)
+    value = tl.load(row_ptr + c, mask=c < INNER, other=0.0).to(tl.float32)
+    gate = tl.load(row_ptr + INNER + c, mask=c < INNER, other=0.0).to(tl.float32)
+    return value * _gelu(gate)
+
+
+@triton.jit
+def _geglu_fp8(projected_ptr, out_ptr, scales_ptr, INNER: tl.constexpr, FIRST: tl.constexpr, REST: tl.constexpr):
+    # SDXL's rows are five quarters of a power of two: one block of the next power would compute three eighths for nothing.
+    row = tl.program_id(0).to(tl.int64)
+    row_ptr = projected_ptr + row * 2 * INNER
+    first = _gated_part(row_ptr, 0, FIRST, INNER)
+    rest = _gated_part(row_ptr, FIRST, REST, INNER)
+    largest = tl.maximum(tl.max(tl.abs(first), 0), tl.max(tl.abs(rest), 0))
+    scale = tl.maximum(largest / _FP8_MAX, _SMALLEST_SCALE)
+    tl.store(scales_ptr + row, scale)
+    out = out_ptr + row * INNER
+    tl.store(out + tl.arange(0, FIRST), (first / scale).to(out_ptr.dtype.element_ty))
+    c = FIRST + tl.arange(0, REST)
+    tl.store(out + c, (rest / scale).to(out_ptr.dtype.element_ty), mask=c < INNER)
+
+
+@triton.jit
+def _quantize_rows(x_ptr, out_ptr, scales_ptr, rows, C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+    r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    c = tl.arange(0, BLOCK)
+    ok = (r < rows)[:, None] & (c < C)[None, :]
+    at = r[:, None].to(tl.int64) * C + c[None, :]
+    value = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    value = value / _row_scales(value, scales_ptr, r, rows)[:, None]
+    tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=ok)
+
+
+@triton.jit
+def _upsample(x_ptr, out_ptr, rows, height, width, out_height, out_width, channels, TILE: tl.constexpr, BLOCK_C: tl.constexpr):
+    r = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    ok = (r < rows)[:, None] & (c < channels)[None, :]
+    row, column = r // out_width, r % out_width
+    sample, row = row // out_height, row % out_height
+    source = (sample * height + row * height // out_height) * width + column * width // out_width
+    value = tl.load(x_ptr + source[:, None].to(tl.int64) * channels + c[None, :], mask=ok)
+    tl.store(out_ptr + r[:, None].to(tl.int64) * channels + c[None, :], value, mask=ok)
 
 
 def _fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -229,27 +297,30 @@ def add_bias(x: Tensor, bias: Tensor | None, residual: Tensor | None, *, empty: 
 def residual_layer_norm(
     x: Tensor,
     delta: Tensor | None,
+    offset: Tensor | None,
     weight: Tensor,
     bias: Tensor,
     eps: float,
     *,
+    fp8: bool = False,
     empty: Empty = _fresh,
     tuning: Tuning | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Return the sum `x + delta` and its LayerNorm; see reference.residual_layer_norm."""
+) -> tuple[Tensor, Tensor | Fp8Rows]:
+    """Return the sum and its LayerNorm, in FP8 if asked; see reference.residual_layer_norm and residual_layer_norm_fp8."""
     channels = x.shape[-1]
     rows = x.numel() // channels
     total = x if delta is None else empty(x.shape, x.dtype, x.device)
-    out = empty(x.shape, x.dtype, x.device)
+    out = empty(x.shape, FP8 if fp8 else x.dtype, x.device)
+    scales = empty((*x.shape[:-1], 1), torch.float32, x.device) if fp8 else x
     launch = (tuning or _tuning(x.device)).layer_norm
     block = triton.next_power_of_2(channels)
     rows_per_program = launch.rows * max(1, 2048 // block)
     _residual_layer_norm[(triton.cdiv(rows, rows_per_program),)](
-        x, x if delta is None else delta, weight, bias, total, out, rows, eps,
-        C=channels, BLOCK=block, ROWS=rows_per_program, HAS_DELTA=delta is not None,
+        x, x if delta is None else delta, weight if offset is None else offset, weight, bias, total, out, scales, rows, eps,
+        C=channels, BLOCK=block, ROWS=rows_per_program, HAS_DELTA=delta is not None, HAS_OFFSET=offset is not None, FP8=fp8,
         num_warps=launch.warps,
     )  # fmt: skip
-    return total, out
+    return total, Fp8Rows(out, scales) if fp8 else out
 
 
 def geglu(projected: Tensor, *, empty: Empty = _fresh, tuning: Tuning | None = None) -> Tensor:
@@ -260,5 +331,44 @@ def geglu(projected: Tensor, *, empty: Empty = _fresh, tuning: Tuning | None = N
     launch = (tuning or _tuning(projected.device)).geglu
     _geglu[(triton.cdiv(rows, launch.rows), triton.cdiv(inner, launch.channels))](
         projected, out, rows, INNER=inner, TILE=launch.rows, BLOCK=launch.channels, num_warps=launch.warps
+    )
+    return out
+
+
+def geglu_fp8(projected: Tensor, *, empty: Empty = _fresh) -> Fp8Rows:
+    """Return `value * gelu(gate)` in FP8; see reference.geglu_fp8."""
+    inner = projected.shape[-1] // 2
+    rows = projected.numel() // (2 * inner)
+    out = empty((*projected.shape[:-1], inner), FP8, projected.device)
+    scales = empty((*projected.shape[:-1], 1), torch.float32, projected.device)
+    first = 1 << (inner.bit_length() - 1)
+    rest = triton.next_power_of_2(max(1, inner - first))
+    _geglu_fp8[(rows,)](projected, out, scales, INNER=inner, FIRST=first, REST=rest, num_warps=8)
+    return Fp8Rows(out, scales)
+
+
+def quantize_rows(x: Tensor, *, empty: Empty = _fresh, tuning: Tuning | None = None) -> Fp8Rows:
+    """Return contiguous `x` in FP8 with a scale per row; see reference.quantize_rows."""
+    channels = x.shape[-1]
+    rows = x.numel() // channels
+    out = empty(x.shape, FP8, x.device)
+    scales = empty((*x.shape[:-1], 1), torch.float32, x.device)
+    launch = (tuning or _tuning(x.device)).layer_norm
+    block = triton.next_power_of_2(channels)
+    rows_per_program = launch.rows * max(1, 2048 // block)
+    _quantize_rows[(triton.cdiv(rows, rows_per_program),)](
+        x, out, scales, rows, C=channels, BLOCK=block, ROWS=rows_per_program, num_warps=launch.warps
+    )
+    return Fp8Rows(out, scales)
+
+
+def upsample(x: Tensor, size: Sequence[int], *, empty: Empty = _fresh) -> Tensor:
+    """Return the picture [N, H, W, C] at `size` (height, width), nearest neighbour."""
+    samples, height, width, channels = x.shape
+    out_height, out_width = size
+    out = empty((samples, out_height, out_width, channels), x.dtype, x.device)
+    rows, tile, block = samples * out_height * out_width, 16, _channel_block(channels, 128)
+    _upsample[(triton.cdiv(rows, tile), triton.cdiv(channels, block))](
+        x, out, rows, height, width, out_height, out_width, channels, TILE=tile, BLOCK_C=block, num_warps=4
     )
     return out

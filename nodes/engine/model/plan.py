@@ -6,12 +6,15 @@ from ..facts import MachineFacts
 from ..report import Decision
 
 ENGINES = ("auto", "fast", "eager", "off")
-PRECISIONS = ("auto", "fp16", "bf16", "fp32")
+PRECISIONS = ("auto", "fp16", "bf16", "fp32", "fp8")
 ATTENTIONS = ("auto", "sdpa", "cudnn", "xformers", "sage")
 SWITCHES = ("auto", "on", "off")
 
 # The stock SDXL path spends its time in these; measured records are in docs/benchmarks/.
 FP16_ACCUMULATION_CAPABILITIES = ((8, 9), (12, 0))
+# torch._scaled_mm with a scale per row gives fp16 on every device from here on; older ones give bf16 alone on most.
+FP8_TORCH = (2, 11)
+FP8_LOSES_ON = ((12, 1),)  # GB10: bandwidth is its limit, and quantising adds passes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +52,13 @@ class ModelPlan:
     """What will be done to one clone of the model, and every decision with its reason.
 
     `engine` is "fast" (Triton kernels), "eager" (the same forward on torch) or "off" (ComfyUI's own forward); `precision` and
-    `attention` are None where ComfyUI's choice stays.
+    `attention` are None where ComfyUI's choice stays; `fp8` keeps the engine's large linears in FP8.
     """
 
     engine: str = "off"
     cuda_graph: bool = False
     precision: str | None = None
+    fp8: bool = False
     attention: str | None = None
     cudnn_autotune: bool = False
     fp16_accumulation: bool = False
@@ -76,6 +80,8 @@ def plan_model(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
     precision, precision_decision = _precision(settings, machine, model)
     compute_dtype = precision or model.compute_dtype
     engine, engine_decision = _engine(settings, machine, model, compute_dtype)
+    if settings.precision == "fp8":
+        precision_decision = _fp8(settings, machine, compute_dtype, engine)
     attention, attention_decision = _attention(settings, machine, model, compute_dtype)
     layout_decision = _channels_last(settings, engine)
     graph_decision = _cuda_graph(settings, machine, engine)
@@ -85,6 +91,7 @@ def plan_model(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
         engine=engine,
         cuda_graph=graph_decision.applied,
         precision=precision,
+        fp8=settings.precision == "fp8" and precision_decision.applied,
         attention=attention,
         cudnn_autotune=autotune_decision.applied,
         fp16_accumulation=accumulation_decision.applied,
@@ -102,7 +109,7 @@ def plan_model(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
 
 def _precision(settings: ModelSettings, machine: MachineFacts, model: ModelFacts) -> tuple[str | None, Decision]:
     name = "precision"
-    if settings.precision == "auto":
+    if settings.precision in ("auto", "fp8"):
         return None, Decision.kept(name, f"{model.compute_dtype}, as ComfyUI loaded it")
     if settings.precision == model.compute_dtype:
         return None, Decision.kept(name, f"already {model.compute_dtype}")
@@ -112,6 +119,24 @@ def _precision(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
         return None, Decision.refused(name, f"bf16 needs compute capability 8.0, this device has {_dotted(machine)}")
     reason = f"{settings.precision}; weights stay {model.weight_dtype} and are cast at every layer, which costs time"
     return settings.precision, Decision.done(name, reason)
+
+
+def _fp8(settings: ModelSettings, machine: MachineFacts, compute_dtype: str, engine: str) -> Decision:
+    name = "precision"
+    if engine != "fast":
+        return Decision.refused(name, f"fp8 needs the fast engine, here it is {engine}")
+    if machine.capability is None or machine.capability < (8, 9):
+        return Decision.refused(name, f"fp8 needs compute capability 8.9, this device has {_dotted(machine)}")
+    if machine.torch_version < FP8_TORCH:
+        torch_version = ".".join(map(str, machine.torch_version))
+        return Decision.refused(name, f"fp8 needs torch {'.'.join(map(str, FP8_TORCH))}, this is {torch_version}")
+    kept = f"FP8 for linears of 1024 input channels and more, a scale per row; the rest stays {compute_dtype}; near-lossless"
+    if machine.capability in FP8_LOSES_ON:
+        if settings.engine != "fast":
+            reason = f"FP8 is known to lose to {compute_dtype} on {machine.device_name}; choose engine fast by name to use it all the same"
+            return Decision.refused(name, reason)
+        return Decision.done(name, f"{kept}; known to lose on {machine.device_name}")
+    return Decision.done(name, kept)
 
 
 def _engine(settings: ModelSettings, machine: MachineFacts, model: ModelFacts, compute_dtype: str) -> tuple[str, Decision]:

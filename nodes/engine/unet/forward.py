@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..kernels.ops import TorchOps, nchw, nhwc
+from ..kernels.reference import Fp8Rows
 from .layout import Block, UNetLayout
 from .prepared import PreparedWeights
 
@@ -120,9 +121,24 @@ class UNetForward:
     def _mlp(self, layers: Any, x: Tensor) -> Tensor:
         return self._linear(layers[2], F.silu(self._linear(layers[0], x)))
 
-    def _linear(self, module: Any, x: Tensor) -> Tensor:
+    def _linear(self, module: Any, x: Tensor | Fp8Rows) -> Tensor:
+        fp8 = self.prepared.fp8
+        if module in fp8.weights:
+            return self._fp8_linear(module, x, fp8.biases[module])
+        assert isinstance(x, Tensor)
         weight, bias = self.prepared.weights[module]
         return self.ops.linear(x, weight, bias)
+
+    def _fp8_linear(self, module: Any, x: Tensor | Fp8Rows, bias: Tensor | None) -> Tensor:
+        rows = self.ops.quantize_rows(x) if isinstance(x, Tensor) else x
+        return self.ops.fp8_linear(rows, self.prepared.fp8.weights[module], bias, self.prepared.dtype)
+
+    def _linear_onto(self, tokens: Tensor, module: Any, x: Tensor | Fp8Rows) -> tuple[Tensor, Tensor | None]:
+        """Add the module's product, without its bias, to `tokens` in place; an FP8 product is returned for the next reader to add."""
+        if module in self.prepared.fp8.weights:
+            return tokens, self._fp8_linear(module, x, None)
+        assert isinstance(x, Tensor)
+        return self.ops.linear_onto(tokens, x, self.prepared.weights[module][0]), None
 
     def _head(self, h: Tensor) -> Tensor:
         norm, _, conv = self.layout.out
@@ -154,36 +170,48 @@ class UNetForward:
         """Return SpatialTransformer(x) for [N, H, W, C]."""
         n, height, width, channels = x.shape
         normed = self._group_norm(layer.norm, x, silu=False)
-        tokens = self._linear(layer.proj_in, normed.view(n, height * width, channels))
-        pending: Tensor | None = None  # a residual that the next LayerNorm adds while it reads
+        weight, _ = self.prepared.weights[layer.proj_in]
+        # From here to proj_out the tokens carry biases that are not due yet: see PreparedWeights.
+        tokens = self.ops.linear(normed.view(n, height * width, channels), weight, self.prepared.stream_bias[layer])
+        pending: Tensor | None = None  # a product that the next reader of the tokens adds
         for index, block in enumerate(layer.transformer_blocks):
             step.options["block_index"] = index
             if step.is_patched(index):
-                tokens = tokens if pending is None else tokens + pending
-                tokens, pending = block(tokens, context=step.context, transformer_options=step.options), None
+                offsets = self.prepared.offsets[block]
+                tokens = self.ops.add_bias(tokens, offsets[0], pending)
+                tokens = block(tokens, context=step.context, transformer_options=step.options).contiguous()
+                tokens, pending = self.ops.add_bias(tokens, -offsets[3], None), None
             else:
                 tokens, pending = self._transformer_block(block, tokens, pending, step)
-        tokens = tokens if pending is None else tokens + pending
+        tokens = tokens if pending is None else self.ops.add_bias(tokens, None, pending)
         out = self._linear(layer.proj_out, tokens).view(n, height, width, -1)
         return self.ops.add_bias(out, None, x)
 
-    def _transformer_block(self, block: Any, tokens: Tensor, pending: Tensor | None, step: "_Step") -> tuple[Tensor, Tensor]:
-        tokens, normed = self._layer_norm(block.norm1, tokens, pending)
-        attn1 = block.attn1
+    def _transformer_block(
+        self, block: Any, tokens: Tensor, pending: Tensor | None, step: "_Step"
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return BasicTransformerBlock(tokens + pending) as tokens and what is still to be added to them."""
+        attn1, attn2, project, contract = block.attn1, block.attn2, block.ff.net[0].proj, block.ff.net[2]
+        offsets = self.prepared.offsets[block]
+        tokens, normed = self._layer_norm(block.norm1, tokens, pending, offsets[0], attn1.to_q)
         q, k, v = (self._linear(projection, normed) for projection in (attn1.to_q, attn1.to_k, attn1.to_v))
-        pending = self._linear(attn1.to_out[0], step.attention(q, k, v, attn1.heads))
-        tokens, normed = self._layer_norm(block.norm2, tokens, pending)
-        attn2 = block.attn2
+        tokens, pending = self._linear_onto(tokens, attn1.to_out[0], step.attention(q, k, v, attn1.heads))
+        tokens, normed = self._layer_norm(block.norm2, tokens, pending, offsets[1], attn2.to_q)
         k, v = step.cross.get(block) or self.keys_values(block, step.context)
-        pending = self._linear(attn2.to_out[0], step.attention(self._linear(attn2.to_q, normed), k, v, attn2.heads))
-        tokens, normed = self._layer_norm(block.norm3, tokens, pending)
-        gated = self.ops.geglu(self._linear(block.ff.net[0].proj, normed))
-        return tokens, self._linear(block.ff.net[2], gated)
+        attended = step.attention(self._linear(attn2.to_q, normed), k, v, attn2.heads)
+        tokens, pending = self._linear_onto(tokens, attn2.to_out[0], attended)
+        tokens, normed = self._layer_norm(block.norm3, tokens, pending, offsets[2], project)
+        gated = self.ops.geglu(self._linear(project, normed), fp8=contract in self.prepared.fp8.weights)
+        return self._linear_onto(tokens, contract, gated)
 
-    def _layer_norm(self, module: Any, x: Tensor, delta: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _layer_norm(
+        self, module: Any, x: Tensor, delta: Tensor | None, offset: Tensor, reader: Any
+    ) -> tuple[Tensor, Tensor | Fp8Rows]:
+        """Return `x + delta`, and its LayerNorm in the form that the linear layer `reader` takes."""
         weight, bias = self.prepared.weights[module]
         assert bias is not None
-        return self.ops.residual_layer_norm(x, delta, weight, bias, module.eps)
+        fp8 = reader in self.prepared.fp8.weights
+        return self.ops.residual_layer_norm(x, delta, offset, weight, bias, module.eps, fp8=fp8)
 
     def upsample(self, layer: Any, x: Tensor, output_shape: Any) -> Tensor:
         """Return Upsample(x) for [N, H, W, C]; `output_shape` is the skip connection's, for odd sizes."""

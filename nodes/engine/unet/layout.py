@@ -11,6 +11,11 @@ Block = tuple[tuple[str, Any], ...]
 Weights = dict[nn.Module, tuple[torch.Tensor, torch.Tensor | None]]
 
 
+def residual_linears(block: Any) -> tuple[Any, Any, Any]:
+    """Return the linears of a BasicTransformerBlock whose products are added to its tokens, in the order of its forward."""
+    return block.attn1.to_out[0], block.attn2.to_out[0], block.ff.net[2]
+
+
 @dataclass(frozen=True)
 class UNetLayout:
     """Blocks are tuples of (kind, module); kinds are conv, resblock, transformer, downsample, upsample and other."""

@@ -11,21 +11,29 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .layout import UNetLayout, Weights
+from .fp8 import Fp8Weights
+from .layout import UNetLayout, Weights, residual_linears
 
 # Tensors up to this size are copied instead of referred to; all of SDXL's norms and biases together are 2 MiB.
 SMALL_BYTES = 64 * 1024
 
 
 class PreparedWeights:
-    """Copies the 3x3 convolutions (0.6 GiB in SDXL), whose layout differs, and what is small; the rest is the model's own memory."""
+    """Copies the 3x3 convolutions (0.6 GiB in SDXL), whose layout differs, and what is small; the rest is the model's own memory.
 
-    def __init__(self, layout: UNetLayout, weights: Weights):
+    Biases of the linears that add to a transformer's tokens enter all at once with proj_in's, `stream_bias`, so that their products
+    need none; `offsets` are what a reader of the tokens has to add to take back those that are not due yet.
+    """
+
+    def __init__(self, layout: UNetLayout, weights: Weights, fp8: Fp8Weights | None = None):
         self._layout = layout
+        self.fp8 = fp8 or Fp8Weights(())
         self.weights: Weights = {module: (_own(weight), _own(bias)) for module, (weight, bias) in weights.items()}
         self.conv_weights: dict[Any, Tensor] = {}
         self.skip_weights: dict[Any, tuple[Tensor, Tensor | None]] = {}
         self.embedding_weights: dict[Any, tuple[Tensor, Tensor]] = {}
+        self.stream_bias: dict[Any, Tensor] = {}
+        self.offsets: dict[Any, Tensor] = {}
         self._remember(weights)
         for conv in self._convolutions():
             self.conv_weights[conv] = weights[conv][0].clone(memory_format=torch.channels_last)
@@ -35,8 +43,21 @@ class PreparedWeights:
             if layer.channels != layer.out_channels:
                 weight, bias = self.weights[layer.skip_connection]
                 self.skip_weights[layer] = (weight.view(weight.shape[0], -1), bias)
+        for layer in self._transformers():
+            self.stream_bias[layer], offsets = self._folded_stream(layer)
+            for index, block in enumerate(layer.transformer_blocks):
+                self.offsets[block] = offsets[3 * index : 3 * index + 4]
 
-    def update(self, weights: Weights) -> str:
+    @property
+    def dtype(self) -> torch.dtype:
+        """Return what the forward computes in."""
+        return self.conv_weights[self._layout.out[2]].dtype
+
+    def bias(self, module: Any) -> Tensor | None:
+        """Return a linear layer's bias, whatever its weight is kept in."""
+        return self.fp8.biases[module] if module in self.fp8.biases else self.weights[module][1]
+
+    def update(self, weights: Weights, *, fp8_changed: bool = False) -> str:
         """Take over the values of `weights`, the same modules' tensors in another run.
 
         Returns "same", "changed" when values were copied, or "moved" when a tensor that is only referred to has another address:
@@ -49,7 +70,7 @@ class PreparedWeights:
         ]
         if any(not _is_small(weights[m][0]) and self._addresses[m] != weights[m][0].data_ptr() for m in weights):
             return "moved"
-        if not changed:
+        if not changed and not fp8_changed:
             return "same"
         self._remember(weights)
         pairs = [
@@ -63,6 +84,11 @@ class PreparedWeights:
                 self.conv_weights[module].copy_(weights[module][0])
         for layer in self._resblocks():
             self.embedding_weights[layer][1].copy_(self._folded_bias(layer))
+        for layer in self._transformers():
+            stream_bias, offsets = self._folded_stream(layer)
+            self.stream_bias[layer].copy_(stream_bias)
+            for index, block in enumerate(layer.transformer_blocks):
+                self.offsets[block].copy_(offsets[3 * index : 3 * index + 4])
         return "changed"
 
     def _remember(self, weights: Weights) -> None:
@@ -74,6 +100,18 @@ class PreparedWeights:
         assert bias is not None
         assert conv_bias is not None
         return (bias.float() + conv_bias.float()).to(bias.dtype)
+
+    def _folded_stream(self, layer: Any) -> tuple[Tensor, Tensor]:
+        """Return the sum of every bias in the tokens' way [C], and what is missing of it after each of them, negative [1 + 3 * blocks, C]."""
+        linears = [layer.proj_in, *(linear for block in layer.transformer_blocks for linear in residual_linears(block))]
+        absent = self.weights[layer.norm][0].new_zeros(layer.proj_in.out_features)
+        biases = [absent if (bias := self.bias(linear)) is None else bias for linear in linears]
+        due = torch.stack(biases).float().cumsum(0)
+        total = due[-1].to(absent.dtype)
+        return total, due - total.float()
+
+    def _transformers(self) -> list[Any]:
+        return [layer for kind, layer in self._layout.layers() if kind == "transformer"]
 
     def _resblocks(self) -> list[Any]:
         return [layer for kind, layer in self._layout.layers() if kind == "resblock"]

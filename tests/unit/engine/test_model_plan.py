@@ -88,6 +88,11 @@ def test_whatever_is_asked_for_by_name_is_applied_or_refused_with_a_reason():
     ("settings", "machine", "model", "technique", "expected"),
     [
         (ModelSettings(precision="bf16"), GTX_1080, SDXL, "precision", "bf16 needs compute capability 8.0, this device has 6.1"),
+        (ModelSettings(precision="fp8"), replace(H100, capability=(8, 6)), SDXL, "precision", "fp8 needs compute capability 8.9, this device has 8.6"),
+        (ModelSettings(precision="fp8"), replace(H100, torch_version=(2, 10)), SDXL, "precision", "fp8 needs torch 2.11, this is 2.10"),
+        (ModelSettings(precision="fp8", engine="eager"), H100, SDXL, "precision", "fp8 needs the fast engine, here it is eager"),
+        (ModelSettings(precision="fp8"), CPU, FP32, "precision", "fp8 needs the fast engine, here it is off"),
+        (ModelSettings(precision="fp8"), GB10, SDXL, "precision", "FP8 is known to lose to fp16 on NVIDIA GB10; choose engine fast by name to use it all the same"),
         (ModelSettings(precision="fp16"), CPU, FP32, "precision", "fp16 was asked for; CPUs compute it slower than fp32 and less exactly"),
         (ModelSettings(engine="fast"), GTX_1080, SDXL, "engine", "fast needs compute capability 8.0, this device has 6.1"),
         (ModelSettings(engine="fast"), H100, FP32, "engine", "fast has kernels for fp16 and bf16, the model computes in fp32"),
@@ -116,6 +121,24 @@ def test_refusals(settings, machine, model, technique, expected):
 @pytest.mark.parametrize("machine", [RTX_4090, RTX_5090])
 def test_fp16_accumulation_is_applied_where_it_pays(machine):
     assert plan_model(ModelSettings(fp16_accumulation="on"), machine, SDXL).fp16_accumulation
+
+
+@pytest.mark.parametrize("machine", [H100, RTX_4090, RTX_5090])
+def test_fp8_is_opt_in_and_says_what_it_costs(machine):
+    assert not plan_model(AUTO, machine, SDXL).fp8
+    plan = plan_model(ModelSettings(precision="fp8"), machine, SDXL)
+    assert (plan.fp8, plan.engine, plan.precision) == (True, "fast", None)
+    assert (
+        reason(plan, "precision")
+        == "FP8 for linears of 1024 input channels and more, a scale per row; the rest stays fp16; near-lossless"
+    )
+
+
+def test_fp8_is_forced_on_gb10_by_naming_the_engine():
+    plan = plan_model(ModelSettings(precision="fp8", engine="fast"), GB10, SDXL)
+    assert plan.fp8
+    assert reason(plan, "precision").endswith("near-lossless; known to lose on NVIDIA GB10")
+    assert not plan_model(ModelSettings(precision="fp8"), GB10, SDXL).fp8
 
 
 def test_sage_is_applied_where_installed():
