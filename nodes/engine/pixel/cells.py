@@ -1,11 +1,18 @@
 """Samples one colour per cell of a placed grid."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .colour import Floats
+
+
+# Standard deviation of a channel's noise for a mean spread of 1, which is summed over three channels. Of normal noise that would be
+# 0.42; decoders and codecs smooth the noise after it was cut off at black and white, and it went with twice as much.
+_NOISE_FOR_SPREAD = 0.6
+_LEAST_NOISE = 0.2
 
 
 @dataclass(frozen=True)
@@ -50,4 +57,21 @@ def sample_cells(picture: NDArray[np.floating], lines: CellLines, pitch: float) 
     distance = np.abs(taps - middle).sum(axis=-1)
     near = distance <= np.partition(distance, len(taps) // 2, axis=0)[len(taps) // 2]
     cells = (taps * near[..., None]).sum(axis=0) / near.sum(axis=0)[..., None]
-    return cells.astype(np.float32), distance.mean(axis=0)
+    spread = distance.mean(axis=0)
+    return _before_clipping(cells.astype(np.float32), _NOISE_FOR_SPREAD * float(np.median(spread))), spread
+
+
+def _before_clipping(cells: Floats, noise: float) -> Floats:
+    """Return the means (h, w, 3) that cells had before values below 0 and above 255 were cut off, given the noise of single px.
+
+    Clipping lifts the mean of black px by 0.4 of the noise's standard deviation, and lowers that of white px.
+    """
+    if noise < _LEAST_NOISE:
+        return cells
+    # mean of max(x, 0) for normal x: https://en.wikipedia.org/wiki/Rectified_Gaussian_distribution
+    drawn = np.linspace(0, 3 * noise, 32)
+    share = np.array([0.5 * (1 + math.erf(place / noise / math.sqrt(2))) for place in drawn])
+    seen = drawn * share + noise / math.sqrt(2 * math.pi) * np.exp(-0.5 * (drawn / noise) ** 2)
+    lifted = np.interp(cells, seen, drawn - seen, right=0.0)
+    lowered = np.interp(255 - cells, seen, drawn - seen, right=0.0)
+    return np.clip(cells + lifted - lowered, 0, 255).astype(np.float32)

@@ -9,7 +9,7 @@ from .background import background_alpha
 from .colour import Floats
 from .dither import map_to_palette
 from .grid import PixelGrid
-from .palette import find_palette
+from .palette import recover_colours
 from .snap import SnapRequest, snap_batch
 
 
@@ -32,8 +32,9 @@ def pixelate(picture: NDArray[np.generic], *, native_size: int = 0, max_colours:
 def pixelate_batch(pictures: NDArray[np.generic], *, native_size: int = 0, max_colours: int = 0) -> list[PixelArt]:
     """Turn drawings (B, H, W, 3) into pixel art of one size and one palette."""
     snapped = snap_batch(np.asarray(pictures, dtype=np.float32), SnapRequest(native_width=native_size))
-    palette = find_palette(snapped.cells, max_colours).colours
-    native = [palette[map_to_palette(cells, palette)] for cells in snapped.cells]
+    found, cleaned = recover_colours(snapped.cells, max_colours)
+    palette = found.colours
+    native = [palette[map_to_palette(cells, palette)] for cells in cleaned]
     return [
         PixelArt(pixels, palette, background_alpha(pixels), cells, snapped.grid)
         for pixels, cells in zip(native, snapped.cells, strict=True)

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ...comfy_adapters import folders
 from ..errors import BadInputError
 from .batch import to_image, to_pictures
 from .builtin_palettes import BUILTIN_PALETTES
 from .dither import Dither, map_to_palette
-from .palette import Palette, find_palette
+from .palette import Palette, find_palette, recover_colours
 from .palette_files import PALETTE_EXTENSIONS, builtin_palette, read_palette_file
 
 NO_FILE = "none"
@@ -37,8 +36,12 @@ def recolour_images(
 ) -> tuple[torch.Tensor, Palette, torch.Tensor, str]:
     """Return the IMAGE in palette colours, the palette, its picture and its text; alpha stays as it is."""
     pictures = to_pictures(image)
-    chosen = _choose(pictures, source, max_colours, palette_file, reference, palette)
-    labels = np.stack([map_to_palette(picture, chosen.colours, dither, dither_strength) for picture in pictures[..., :3]])
+    cells = pictures[..., :3]
+    if source == "auto":
+        chosen, cells = recover_colours(pictures, max_colours)
+    else:
+        chosen = _choose(source, max_colours, palette_file, reference, palette)
+    labels = np.stack([map_to_palette(picture, chosen.colours, dither, dither_strength) for picture in cells])
     recoloured = chosen.colours[labels].astype(np.float32)
     if pictures.shape[-1] == 4:
         recoloured = np.concatenate([recoloured, pictures[..., 3:]], axis=-1)
@@ -46,16 +49,7 @@ def recolour_images(
     return to_image(recoloured), chosen, to_image(swatches), "\n".join(colour[1:] for colour in chosen.to_hex())
 
 
-def _choose(
-    pictures: NDArray[np.float32],
-    source: str,
-    max_colours: int,
-    palette_file: str,
-    reference: torch.Tensor | None,
-    palette: Palette | None,
-) -> Palette:
-    if source == "auto":
-        return find_palette(pictures, max_colours)
+def _choose(source: str, max_colours: int, palette_file: str, reference: torch.Tensor | None, palette: Palette | None) -> Palette:
     if source == "reference picture":
         if reference is None:
             raise BadInputError("The source 'reference picture' needs a picture; connect one or choose another source.")
