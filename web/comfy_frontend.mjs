@@ -27,6 +27,7 @@ import { app as comfyApp } from "../../scripts/app.js";
  * @property {Graph | undefined} subgraph the graph inside a subgraph node
  * @property {string} comfyClass the node's id in Python
  * @property {((output: NodeOutput | null) => void) | undefined} onExecuted
+ * @property {(() => void) | undefined} onRemoved
  * @property {(name: string, type: string, element: HTMLElement, options: DomWidgetOptions) => DomWidget} addDOMWidget
  */
 
@@ -39,14 +40,33 @@ import { app as comfyApp } from "../../scripts/app.js";
 /** @typedef {{text?: string | string[]}} NodeOutput what a node's `ui` sent */
 
 /**
+ * @typedef {object} SidebarTab
+ * @property {string} id
+ * @property {string} title
+ * @property {string} tooltip
+ * @property {string} icon
+ * @property {"custom"} type
+ * @property {(element: HTMLElement) => void} render called again whenever the page renders the tab
+ * @property {() => void} destroy
+ */
+
+/**
  * @typedef {object} Extension
  * @property {string} name unique in the page
+ * @property {object[]} [settings]
+ * @property {() => void} [setup]
  * @property {(node: ComfyNode) => void} [nodeCreated]
  * @property {() => void} [afterConfigureGraph]
  */
 
-/** @type {{rootGraph: Graph, registerExtension: (extension: Extension) => void}} */
+/**
+ * @type {{
+ *   rootGraph: Graph,
+ *   registerExtension: (extension: Extension) => void,
+ *   extensionManager: {registerSidebarTab: (tab: SidebarTab) => void},
+ * }}
+ */
 export const app = comfyApp;
 
-/** @type {{fetchApi: (route: string) => Promise<Response>}} */
+/** @type {import("./memory_feed.mjs").Server} */
 export const api = comfyApi;

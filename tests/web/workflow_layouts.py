@@ -193,7 +193,7 @@ def batch_sampler(steps: int, cfg: float, count: tuple[str, str] | None = None, 
 
 
 def measure_group(top: int, value: tuple[str, str]) -> Group:
-    node = Node("MemoryProbe", "", {"label": "after sampling"}, {"value": value}, width=300, height=330)
+    node = Node("MemoryProbe", "", {"label": "after sampling"}, {"value": value}, width=340, height=500)
     return Group("Measure", CYAN, [Column(top, {"probe": node})])
 
 
@@ -212,7 +212,7 @@ def sprite_optimized() -> Workflow:
             prompt_group(450, SPRITE_PROMPT, SPRITE_NEGATIVE, batch_size=1, below="optimize_model"),
             optimize_vae_group(980),
             sample_group(520, ksampler(("optimize_model", "model"))),
-            measure_group(520, ("sample", "LATENT")),
+            measure_group(380, ("sample", "LATENT")),
             decode_group(920, 400, ("probe", "value"), ("optimize_vae", "vae"), "sprite"),
         ],
     )
@@ -227,7 +227,7 @@ def batch_optimized() -> Workflow:
             prompt_group(450, SPRITE_PROMPT, SPRITE_NEGATIVE, below="optimize_model"),
             optimize_vae_group(980),
             sample_group(350, batch_sampler(20, 8.0)),
-            measure_group(350, ("sample", "latent")),
+            measure_group(300, ("sample", "latent")),
             decode_group(930, 350, ("probe", "value"), ("optimize_vae", "vae"), "batch"),
         ],
     )

@@ -18,7 +18,7 @@ from .samples import Sample, now_s, take_quick_sample, take_sample
 from .timeline import CAPACITY, COLUMNS, NUM_RUNS, Mark, Timeline
 
 EVENT = "fast-sprites.memory"
-MAX_ROWS_PER_EVENT = 100
+MAX_ROWS_PER_EVENT = 500
 
 
 def _take() -> Sample:
@@ -110,7 +110,8 @@ def history(query: Mapping[str, str]) -> Any:
         "columns": COLUMNS,
         "now_s": round(now_s(), 3),
         "rows": TIMELINE.rows_since(since, limit),
-        "runs": TIMELINE.spans_json(NUM_RUNS),
+        # One that asks again has the older ones.
+        "runs": TIMELINE.spans_json(2 if since else NUM_RUNS),
         "marks": TIMELINE.marks_json(),
         "problem": TIMELINE.problem,
     }

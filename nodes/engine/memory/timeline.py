@@ -1,4 +1,7 @@
-"""What the memory did over the last minutes: samples, the nodes that ran, and where probes stood."""
+"""What the memory did over the last minutes: samples, the nodes that ran, and where probes stood.
+
+The start and the end of every node are samples too, so that a run leaves a curve when nobody watches.
+"""
 
 import threading
 from collections import deque
@@ -81,13 +84,16 @@ class Timeline:
     def add(self, sample: Sample) -> None:
         """Append a sample and forget the oldest one beyond the capacity."""
         with self._lock:
-            self._seq += 1
-            figures = (sample.active_gib, sample.reserved_gib, sample.driver_gib, sample.ram_gib, sample.process_gib)
-            rounded = (None if figure is None else round(figure, 4) for figure in figures)
-            self._rows.append((self._seq, round(sample.time_s, 3), *rounded))
-            self.problem = sample.problem
+            self._append(sample)
             for span in self._open.values():
                 span.see(sample)
+
+    def _append(self, sample: Sample) -> None:
+        self._seq += 1
+        figures = (sample.active_gib, sample.reserved_gib, sample.driver_gib, sample.ram_gib, sample.process_gib)
+        rounded = (None if figure is None else round(figure, 4) for figure in figures)
+        self._rows.append((self._seq, round(sample.time_s, 3), *rounded))
+        self.problem = sample.problem
 
     def start_run(self, time_s: float) -> None:
         """Begin a prompt."""
@@ -108,6 +114,7 @@ class Timeline:
             if len(run.spans) >= MAX_SPANS:
                 run.num_left_out += 1
                 return
+            self._append(sample)
             span = Span(node_id, class_type, sample)
             span.see(sample)
             self._open[key] = span
@@ -119,6 +126,7 @@ class Timeline:
         with self._lock:
             span = self._open.pop(key, None)
             if span is not None:
+                self._append(sample)
                 span.see(sample)
                 span.end = sample
                 self._num_changes += 1

@@ -192,6 +192,15 @@ def test_a_run_that_is_not_over_has_no_floor():
     assert leak_line(runs) == ""
 
 
+def test_a_run_leaves_a_curve_without_a_sampler():
+    timeline = Timeline()
+    timeline.start_run(0)
+    timeline.start_node("1", "1", "Node", sample(1, 1.0))
+    timeline.finish_node("1", sample(2, 3.0))
+    timeline.finish_node("2", sample(2, 3.0))  # cached
+    assert [row[1:3] for row in timeline.rows_since(0, 10)] == [(1, 1.0), (2, 3.0)]
+
+
 def test_samples_of_the_cpu_have_the_host_alone():
     for take in (take_sample, take_quick_sample):
         seen = take(torch.device("cpu"))
