@@ -45,6 +45,16 @@ def test_group_norm(dtype, shape, with_add, offset):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("shape", "first"), [((2, 64, 64, 1920), 1280), ((1, 13, 19, 960), 640), ((3, 8, 8, 96), 40)], ids=str)
+def test_group_norm_of_two_pictures(dtype, shape, first):
+    x = random(*shape, dtype=dtype, offset=3.0)
+    weight, bias, add = random(shape[-1], dtype=dtype), random(shape[-1], dtype=dtype), random(shape[0], shape[-1], dtype=dtype)
+    parts = x[..., :first].contiguous(), x[..., first:].contiguous()
+    out = triton_kernels.group_norm(parts[0], weight, bias, 32, 1e-5, second=parts[1], add=add)
+    assert relative_error(out, reference.group_norm(x, weight, bias, 32, 1e-5, add=add)) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(2, 4096, 640), (16, 1024, 1280), (1, 247, 768), (3, 33, 64)], ids=str)
 def test_layer_norm_geglu_and_bias(dtype, shape):
     x, delta = random(*shape, dtype=dtype), random(*shape, dtype=dtype)

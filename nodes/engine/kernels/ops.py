@@ -70,11 +70,20 @@ class TorchOps:
         """Take results from `arena` where the operations allow it; here they do not."""
         yield
 
-    def group_norm(
-        self, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, add: Tensor | None = None, silu: bool = True
+    def group_norm(  # noqa: PLR0913
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        *,
+        second: Tensor | None = None,
+        add: Tensor | None = None,
+        silu: bool = True,
     ) -> Tensor:
         """See reference.group_norm."""
-        return reference.group_norm(x, weight, bias, groups, eps, add=add, silu=silu)
+        return reference.group_norm(x, weight, bias, groups, eps, second=second, add=add, silu=silu)
 
     def add_bias(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """See reference.add_bias."""
@@ -144,11 +153,20 @@ class TritonOps(TorchOps):
             return self._arena.empty(shape, dtype, device)
         return torch.empty(tuple(shape), dtype=dtype, device=device)
 
-    def group_norm(
-        self, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, add: Tensor | None = None, silu: bool = True
+    def group_norm(  # noqa: PLR0913
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        *,
+        second: Tensor | None = None,
+        add: Tensor | None = None,
+        silu: bool = True,
     ) -> Tensor:
         """See reference.group_norm."""
-        return self._kernels.group_norm(x, weight, bias, groups, eps, add=add, silu=silu, empty=self._empty)
+        return self._kernels.group_norm(x, weight, bias, groups, eps, second=second, add=add, silu=silu, empty=self._empty)
 
     def add_bias(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """See reference.add_bias."""

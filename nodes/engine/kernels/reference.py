@@ -25,11 +25,22 @@ class Fp8Rows(NamedTuple):
         return self.values.float() * self.scales
 
 
-def group_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, *, add: Tensor | None = None, silu: bool = True
+def group_norm(  # noqa: PLR0913 - one normalisation, every operand of it
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    groups: int,
+    eps: float,
+    *,
+    second: Tensor | None = None,
+    add: Tensor | None = None,
+    silu: bool = True,
 ) -> Tensor:
-    """Return GroupNorm of `x + add` over channel groups, then SiLU if asked; `add` is [N, C] (bias and time embedding)."""
-    values = x.float()
+    """Return GroupNorm of `x + add` over channel groups, then SiLU if asked; `add` is [N, C] (bias and time embedding).
+
+    `second` is a picture whose channels come after those of `x`.
+    """
+    values = x.float() if second is None else torch.cat([x, second], dim=3).float()
     if add is not None:
         values = values + add.float()[:, None, None, :]
     normed = F.group_norm(values.permute(0, 3, 1, 2), groups, weight.float(), bias.float(), eps)

@@ -28,20 +28,35 @@ MAX_ROWS_PER_PROGRAM = 512
 
 
 @triton.jit
-def _group_norm_sums(x_ptr, sums_ptr, rows, channels, slices, ROWS: tl.constexpr, TILE: tl.constexpr, BLOCK_C: tl.constexpr):
+def _load_pixels(x_ptr, second_ptr, row, c, ok, channels, first, SPLIT: tl.constexpr):
+    """Load channels `c` of pixels `row` in fp32, from x and, where SPLIT, from `first` on out of the second picture."""
+    if SPLIT:
+        value = tl.load(x_ptr + row * first + c, mask=ok & (c < first), other=0.0).to(tl.float32)
+        beyond = second_ptr + row * (channels - first) + (c - first)
+        value += tl.load(beyond, mask=ok & (c >= first), other=0.0).to(tl.float32)
+    else:
+        value = tl.load(x_ptr + row * channels + c, mask=ok, other=0.0).to(tl.float32)
+    return value
+
+
+@triton.jit
+def _group_norm_sums(
+    x_ptr, second_ptr, sums_ptr, rows, channels, first, slices,
+    ROWS: tl.constexpr, TILE: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
     sample = tl.program_id(0)
     block = tl.program_id(1)
     part = tl.program_id(2)
     c = block * BLOCK_C + tl.arange(0, BLOCK_C)
     c_ok = c < channels
-    base = x_ptr + sample.to(tl.int64) * rows * channels
-    pivot = tl.load(base + c, mask=c_ok, other=0.0).to(tl.float32)
+    top = sample.to(tl.int64) * rows
+    pivot = _load_pixels(x_ptr, second_ptr, top, c, c_ok, channels, first, SPLIT)
     total = tl.zeros([TILE, BLOCK_C], tl.float32)
     squares = tl.zeros([TILE, BLOCK_C], tl.float32)
     for start in range(0, ROWS, TILE):
         r = part * ROWS + start + tl.arange(0, TILE)
         ok = (r < rows)[:, None] & c_ok[None, :]
-        value = tl.load(base + r[:, None] * channels + c[None, :], mask=ok, other=0.0).to(tl.float32)
+        value = _load_pixels(x_ptr, second_ptr, top + r[:, None], c[None, :], ok, channels, first, SPLIT)
         value = tl.where(ok, value - pivot[None, :], 0.0)
         total += value
         squares += value * value
@@ -52,8 +67,8 @@ def _group_norm_sums(x_ptr, sums_ptr, rows, channels, slices, ROWS: tl.constexpr
 
 @triton.jit
 def _group_norm_finalize(
-    x_ptr, sums_ptr, weight_ptr, bias_ptr, add_ptr, affine_ptr, rows, channels, eps,
-    SLICES: tl.constexpr, GROUP: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, HAS_ADD: tl.constexpr,
+    x_ptr, second_ptr, sums_ptr, weight_ptr, bias_ptr, add_ptr, affine_ptr, rows, channels, first, eps,
+    SLICES: tl.constexpr, GROUP: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, HAS_ADD: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     sample = tl.program_id(0)
     group = tl.program_id(1)
@@ -68,7 +83,7 @@ def _group_norm_finalize(
         both = (s < SLICES)[:, None] & ok[None, :]
         total += tl.sum(tl.load(where, mask=both, other=0.0), 0)
         squares += tl.sum(tl.load(where + channels, mask=both, other=0.0), 0)
-    pivot = tl.load(x_ptr + sample.to(tl.int64) * rows * channels + c, mask=ok, other=0.0).to(tl.float32)
+    pivot = _load_pixels(x_ptr, second_ptr, sample.to(tl.int64) * rows, c, ok, channels, first, SPLIT)
     mean = pivot + total / rows
     spread = squares - total * total / rows
     shift = tl.zeros([BLOCK_G], tl.float32)
@@ -86,7 +101,10 @@ def _group_norm_finalize(
 
 
 @triton.jit
-def _group_norm_apply(x_ptr, affine_ptr, out_ptr, rows, channels, TILE: tl.constexpr, BLOCK_C: tl.constexpr, SILU: tl.constexpr):
+def _group_norm_apply(
+    x_ptr, second_ptr, affine_ptr, out_ptr, rows, channels, first,
+    TILE: tl.constexpr, BLOCK_C: tl.constexpr, SILU: tl.constexpr, SPLIT: tl.constexpr,
+):  # fmt: skip
     sample = tl.program_id(0)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_ok = c < channels
@@ -95,11 +113,12 @@ def _group_norm_apply(x_ptr, affine_ptr, out_ptr, rows, channels, TILE: tl.const
     scale = tl.load(affine, mask=c_ok, other=0.0)
     offset = tl.load(affine + channels, mask=c_ok, other=0.0)
     ok = (r < rows)[:, None] & c_ok[None, :]
-    at = sample.to(tl.int64) * rows * channels + r[:, None] * channels + c[None, :]
-    value = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32) * scale[None, :] + offset[None, :]
+    row = sample.to(tl.int64) * rows + r[:, None]
+    value = _load_pixels(x_ptr, second_ptr, row, c[None, :], ok, channels, first, SPLIT)
+    value = value * scale[None, :] + offset[None, :]
     if SILU:
         value = value * tl.sigmoid(value)
-    tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=ok)
+    tl.store(out_ptr + row * channels + c[None, :], value.to(out_ptr.dtype.element_ty), mask=ok)
 
 
 @triton.jit
@@ -241,20 +260,24 @@ def _tuning(device: torch.device) -> Tuning:
     return tuning_for(torch.cuda.get_device_capability(device)) if device.type == "cuda" else DEFAULT
 
 
-def group_norm(
+def group_norm(  # noqa: PLR0913 - one normalisation, every operand of it
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
     groups: int,
     eps: float,
     *,
+    second: Tensor | None = None,
     add: Tensor | None = None,
     silu: bool = True,
     empty: Empty = _fresh,
     tuning: Tuning | None = None,
 ) -> Tensor:
     """Return GroupNorm of `x + add` over channel groups, then SiLU if asked; see reference.group_norm."""
-    samples, height, width, channels = x.shape
+    samples, height, width, first = x.shape
+    channels = weight.shape[0]
+    other = x if second is None else second
+    split = second is not None
     rows = height * width
     tuning = tuning or _tuning(x.device)
     sums_launch, apply_launch = tuning.group_norm_sums, tuning.group_norm_apply
@@ -267,19 +290,22 @@ def group_norm(
     slices = triton.cdiv(rows, per_program)
     sums = empty((samples, slices, 2, channels), torch.float32, x.device)
     affine = empty((samples, 2, channels), torch.float32, x.device)
-    out = empty(x.shape, x.dtype, x.device)
+    out = empty((samples, height, width, channels), x.dtype, x.device)
     _group_norm_sums[(samples, blocks, slices)](
-        x, sums, rows, channels, slices, ROWS=per_program, TILE=sums_launch.rows, BLOCK_C=block, num_warps=sums_launch.warps
-    )
+        x, other, sums, rows, channels, first, slices,
+        ROWS=per_program, TILE=sums_launch.rows, BLOCK_C=block, SPLIT=split, num_warps=sums_launch.warps,
+    )  # fmt: skip
     group = channels // groups
     _group_norm_finalize[(samples, groups)](
-        x, sums, weight, bias, x if add is None else add, affine, rows, channels, eps,
-        SLICES=slices, GROUP=group, BLOCK_G=triton.next_power_of_2(group), BLOCK_S=16, HAS_ADD=add is not None, num_warps=1,
+        x, other, sums, weight, bias, x if add is None else add, affine, rows, channels, first, eps,
+        SLICES=slices, GROUP=group, BLOCK_G=triton.next_power_of_2(group), BLOCK_S=16, HAS_ADD=add is not None, SPLIT=split,
+        num_warps=1,
     )  # fmt: skip
     block = _channel_block(channels, apply_launch.channels)
     _group_norm_apply[(samples, triton.cdiv(rows, apply_launch.rows), triton.cdiv(channels, block))](
-        x, affine, out, rows, channels, TILE=apply_launch.rows, BLOCK_C=block, SILU=silu, num_warps=apply_launch.warps
-    )
+        x, other, affine, out, rows, channels, first,
+        TILE=apply_launch.rows, BLOCK_C=block, SILU=silu, SPLIT=split, num_warps=apply_launch.warps,
+    )  # fmt: skip
     return out
 
 

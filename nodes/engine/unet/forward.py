@@ -80,7 +80,7 @@ class UNetForward:
         h = x
         for index, block in enumerate(self.layout.input_blocks):
             options["block"] = ("input", index)
-            h = step.block(block, h, None)
+            h = step.block(block, h)
             h = self.stock.apply_control(h, control, "input")
             for patch in patches.get("input_block_patch", ()):
                 h = patch(h, options)
@@ -88,7 +88,7 @@ class UNetForward:
             for patch in patches.get("input_block_patch_after_skip", ()):
                 h = patch(h, options)
         options["block"] = ("middle", 0)
-        h = step.block(self.layout.middle_block, h, None)
+        h = step.block(self.layout.middle_block, h)
         h = self.stock.apply_control(h, control, "middle")
         for patch in patches.get("middle_block_after_patch", ()):
             names = {
@@ -106,9 +106,7 @@ class UNetForward:
             skip = self.stock.apply_control(skips.pop(), control, "output")
             for patch in patches.get("output_block_patch", ()):
                 h, skip = patch(h, skip, options)
-            if skip is not None:
-                h = nchw(self.ops.cat(nhwc(h), nhwc(skip)))
-            h = step.block(block, h, skips[-1].shape if skips else None)
+            h = step.block(block, h, skips[-1].shape if skips else None, skip)
         return self._head(h.to(x.dtype))
 
     def _embed(self, x: Tensor, timesteps: Tensor, y: Tensor | None, patches: dict[str, Any], options: dict[str, Any]) -> Tensor:
@@ -146,25 +144,38 @@ class UNetForward:
         weight = self.prepared.conv_weights[conv]
         return F.conv2d(nchw(normed), weight, self.prepared.weights[conv][1], padding=conv.padding).contiguous()
 
-    def _group_norm(self, module: Any, x: Tensor, *, add: Tensor | None = None, silu: bool = True) -> Tensor:
+    def _group_norm(
+        self, module: Any, x: Tensor, *, second: Tensor | None = None, add: Tensor | None = None, silu: bool = True
+    ) -> Tensor:
         weight, bias = self.prepared.weights[module]
         assert bias is not None
-        return self.ops.group_norm(x, weight, bias, module.num_groups, module.eps, add=add, silu=silu)
+        return self.ops.group_norm(x, weight, bias, module.num_groups, module.eps, second=second, add=add, silu=silu)
 
     def conv(self, module: Any, x: Tensor) -> Tensor:
         """Return the convolution of contiguous [N, H, W, C] memory without its bias, as [N, H, W, C]."""
         return self.ops.conv(x, self.prepared.conv_weights[module], module.stride, module.padding)
 
-    def resblock(self, layer: Any, x: Tensor, silu_emb: Tensor) -> Tensor:
-        """Return ResBlock(x, emb) for [N, H, W, C]; the time embedding and conv1's bias enter with the second GroupNorm."""
+    def resblock(self, layer: Any, x: Tensor, silu_emb: Tensor, second: Tensor | None = None) -> Tensor:
+        """Return ResBlock(x, emb) for [N, H, W, C]; the time embedding and conv1's bias enter with the second GroupNorm.
+
+        `second` is the skip connection whose channels follow those of `x`: both readers take the two where they are.
+        """
         norm1, _, conv1 = layer.in_layers
         norm2, conv2 = layer.out_layers[0], layer.out_layers[3]
         emb_weight, emb_bias = self.prepared.embedding_weights[layer]
         add = self.ops.linear(silu_emb, emb_weight, emb_bias)
-        h = self.conv(conv1, self._group_norm(norm1, x))
+        h = self.conv(conv1, self._group_norm(norm1, x, second=second))
         h = self.conv(conv2, self._group_norm(norm2, h, add=add))
-        skip = x if layer.channels == layer.out_channels else self.ops.linear(x, *self.prepared.skip_weights[layer])
-        return self.ops.add_bias(h, self.prepared.weights[conv2][1], skip)
+        return self.ops.add_bias(h, self.prepared.weights[conv2][1], self._shortcut(layer, x, second))
+
+    def _shortcut(self, layer: Any, x: Tensor, second: Tensor | None) -> Tensor:
+        """Return what a ResBlock adds to its convolutions: its input, through a 1x1 convolution where channels change."""
+        if layer not in self.prepared.skip_weights:
+            return x if second is None else self.ops.cat(x, second)
+        weight, bias = self.prepared.skip_weights[layer]
+        channels = x.shape[-1]
+        shortcut = self.ops.linear(x, weight[:, :channels], bias)
+        return shortcut if second is None else self.ops.linear_onto(shortcut, second, weight[:, channels:])
 
     def transformer(self, layer: Any, x: Tensor, step: "_Step") -> Tensor:
         """Return SpatialTransformer(x) for [N, H, W, C]."""
@@ -249,18 +260,22 @@ class _Step:
             return self.forward.stock.attention(q, k, v, heads, self.options)
         return self.forward.attend(q, k, v, heads)
 
-    def block(self, block: Block, h: Tensor, output_shape: Any) -> Tensor:
-        """Run the layers of one block on a channels-last [N, C, H, W] picture."""
+    def block(self, block: Block, h: Tensor, output_shape: Any = None, skip: Tensor | None = None) -> Tensor:
+        """Run the layers of one block on channels-last [N, C, H, W] pictures, `h` and the channels of `skip` behind it."""
         for kind, layer in block:
-            h = self._layer(kind, layer, h, output_shape)
+            h, skip = self._layer(kind, layer, h, output_shape, skip), None
         return h
 
-    def _layer(self, kind: str, layer: Any, h: Tensor, output_shape: Any) -> Tensor:
-        if kind == "other" or any(isinstance(layer, handled) for handled, _ in self.layer_handlers):
+    def _layer(self, kind: str, layer: Any, h: Tensor, output_shape: Any, skip: Tensor | None) -> Tensor:
+        is_ours = kind != "other" and not any(isinstance(layer, handled) for handled, _ in self.layer_handlers)
+        if is_ours and kind == "resblock":
+            second = None if skip is None else nhwc(skip)
+            return nchw(self.forward.resblock(layer, nhwc(h), self.silu_emb, second))
+        if skip is not None:
+            h = nchw(self.forward.ops.cat(nhwc(h), nhwc(skip)))
+        if not is_ours:
             return self.forward.stock.layer(layer, h, self.emb, self.context, self.options, output_shape)
         x = nhwc(h)
-        if kind == "resblock":
-            return nchw(self.forward.resblock(layer, x, self.silu_emb))
         if kind == "transformer":
             self.options["activations_shape"] = list(h.shape)
             out = self.forward.transformer(layer, x, self)

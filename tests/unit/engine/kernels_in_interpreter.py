@@ -42,6 +42,13 @@ for dtype, (n, h, w, c) in ((torch.float32, (2, 4, 3, 64)), (torch.float32, (1, 
             triton_kernels.group_norm(x, weight, bias, 32, 1e-5, add=extra, silu=silu),
             reference.group_norm(x, weight, bias, 32, 1e-5, add=extra, silu=silu),
         )
+    cut = c // 2 + 16
+    split = x[..., :cut].contiguous(), x[..., cut:].contiguous()
+    check(
+        "group_norm of two",
+        triton_kernels.group_norm(split[0], weight, bias, 32, 1e-5, second=split[1], add=add),
+        reference.group_norm(x, weight, bias, 32, 1e-5, add=add),
+    )
     for b, residual in ((bias, x), (bias, None), (None, x)):
         check("add_bias", triton_kernels.add_bias(x, b, residual), reference.add_bias(x, b, residual))
     tokens = x.view(n, h * w, c)
