@@ -17,7 +17,7 @@ from .machine import watch_device
 from .method import Draw, FailedRunError, Limits, Watch, alternate
 from .record import Record, Run, ScenarioRecord, SideRecord
 from .scenarios import Choices, Scenario, Side, SideGraph
-from .session import Session, reports_of
+from .session import Drawn, Session, reports_of
 
 ORDER = "all sides in turn, round by round, with the round's seed"
 FIDELITY_ROUNDS = 2  # rounds whose pictures are compared
@@ -109,23 +109,21 @@ def _prepare(
     plan: Plan, choices: Choices, session: Session, defaults: dict[str, graphs.Widgets]
 ) -> Iterator[tuple[ScenarioRecord, list[SideGraph]]]:
     """Every scenario's record and prompts, so that what cannot run is refused before anything is measured."""
-    jobs: list[tuple[str, str, str, Graph]] = []
+    jobs: list[tuple[Scenario, Graph]] = []
     if plan.workflow is not None:
-        graph = graphs.read_graph(plan.workflow)
-        jobs.append(
-            (plan.workflow.stem, "a workflow of the user's own", plan.workflow.name, scenarios.stock_graph(graph, choices))
-        )
+        own = Scenario(plan.workflow.stem, "a workflow of the user's own", plan.workflow.name)
+        jobs.append((own, scenarios.stock_graph(graphs.read_graph(plan.workflow), choices)))
     for scenario in plan.scenarios:
-        graph = scenarios.base_graph(scenario, choices, session.output_types)
-        jobs.append((scenario.name, scenario.title, scenario.workflow, graph))
-    for name, title, workflow, stock in jobs:
+        jobs.append((scenario, scenarios.base_graph(scenario, choices, session.output_types)))
+    for scenario, stock in jobs:
         session.require_nodes(stock)
         for node in stock.values():
             if node["class_type"] == "CheckpointLoaderSimple":
                 session.require_file(node["inputs"]["ckpt_name"], "CheckpointLoaderSimple", "ckpt_name", "--checkpoint")
         sides = scenarios.side_graphs(stock, plan.sides, session.output_types, defaults)
         records = [SideRecord(side.side.name, side.side.title, side.side.lossy, _optimizers(side.graph)) for side in sides]
-        yield ScenarioRecord(name, title, workflow, scenarios.workflow_hash(stock), records), sides
+        sha256 = scenarios.workflow_hash(stock)
+        yield ScenarioRecord(scenario.name, scenario.title, scenario.workflow, sha256, records, scenario.num_pictures), sides
 
 
 def _optimizers(graph: Graph) -> dict[str, dict[str, Any]]:
@@ -166,6 +164,7 @@ class _Measuring:
             side.failure = str(error)
             return
         side.first_run = drawn.run
+        self._count(drawn)
         side.reports = reports_of(self._sides[number], drawn.history)
         self._progress.run_done(side, "first run", drawn.run)
         self._save()
@@ -173,10 +172,14 @@ class _Measuring:
     async def _draw(self, number: int, seed: int) -> Run:
         drawn = await self._session.draw(self._sides[number], seed)
         side = self._scenario.sides[number]
+        self._count(drawn)
         side.reports = side.reports or reports_of(self._sides[number], drawn.history)
         if len(side.runs) < FIDELITY_ROUNDS:
             self._pictures[number][seed] = await self._session.pictures(drawn)
         return drawn.run
+
+    def _count(self, drawn: Drawn) -> None:
+        self._scenario.num_pictures = self._scenario.num_pictures or len(drawn.history.images)
 
     def compare(self) -> None:
         """Compare the pictures of equal seeds; the warm-up's too, which were drawn like the others."""

@@ -1,5 +1,6 @@
 """A record as Markdown: what a person reads first, and pastes into an issue."""
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,10 +82,10 @@ def table(scenario: ScenarioRecord) -> str:
 def rows(scenario: ScenarioRecord) -> list[list[str]]:
     """The cells of the table, a row for each side; a speed without its fidelity is never among them."""
     base = scenario.sides[0]
-    return [_row(base, side) for side in scenario.sides]
+    return [_row(base, side, scenario.num_pictures) for side in scenario.sides]
 
 
-def _row(base: SideRecord, side: SideRecord) -> list[str]:
+def _row(base: SideRecord, side: SideRecord, pictures: int) -> list[str]:
     name = f"{side.name} (lossy)" if side.lossy else side.name
     first = f"{side.first_run.server_s:.2f}" if side.first_run else ""
     peak = peak_gib(side.memory)
@@ -94,7 +95,6 @@ def _row(base: SideRecord, side: SideRecord) -> list[str]:
     if side is not base and side.fidelity is None:
         return [name, "not shown: no picture to compare with stock", "", str(len(side.runs)), *[""] * 4, *ending]
     median = statistics.median(side.times_s)
-    pictures = side.runs[0].num_pictures
     per_picture = [f"{median.value / pictures:.3f}", f"{60 * pictures / median.value:.1f}"] if pictures else ["", ""]
     return [
         name,
@@ -146,6 +146,7 @@ def _remarks(scenario: ScenarioRecord) -> Iterator[str]:
 def _remark_lines(scenario: ScenarioRecord) -> Iterator[str]:
     if scenario.stopped:
         yield f"Measured until {scenario.stopped}."
+    yield from _same_as_before(scenario.sides)
     for side in scenario.sides:
         yield f"*{side.name}*: {side.title}" + (". " + time_shares(side.runs) if side.runs else "")
         if side.failure:
@@ -156,6 +157,17 @@ def _remark_lines(scenario: ScenarioRecord) -> Iterator[str]:
         if disturbed:
             reasons = sorted({reason for run in disturbed for reason in run.disturbances})
             yield f"*{side.name}*: {len(disturbed)} of {len(side.runs)} runs were disturbed: {'; '.join(reasons[:3])}."
+
+
+def _same_as_before(sides: list[SideRecord]) -> Iterator[str]:
+    """The rungs of a ladder that add nothing on this machine."""
+    for before, side in itertools.pairwise(sides):
+        if side.reports and before.reports and _applied(side) == _applied(before):
+            yield f"*{side.name}* applies the same as *{before.name}* on this machine, for the reasons given below."
+
+
+def _applied(side: SideRecord) -> set[str]:
+    return {line for report in side.reports for line in report.splitlines() if line.startswith("applied: ")}
 
 
 def median_spans_s(runs: list[Run]) -> dict[str, float]:

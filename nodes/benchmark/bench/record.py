@@ -44,7 +44,6 @@ class Run:
     """Seconds by class of node; what comes from ComfyUI's cache takes none."""
     step_s: float | None
     """Median time between two progress reports of the sampler."""
-    num_pictures: int
     device: DeviceSample | None = None
     disturbances: list[str] = field(default_factory=list[str])
 
@@ -120,6 +119,8 @@ class ScenarioRecord:
     workflow: str
     workflow_sha256: str
     sides: list[SideRecord]
+    num_pictures: int = 0
+    """Pictures that one run draws; 0 if none was drawn or their number is not known."""
     stopped: str = ""
     """Why no more rounds were made."""
 

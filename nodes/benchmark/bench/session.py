@@ -123,7 +123,6 @@ class Session:
             wall_s=end - start,
             spans_s=timeline.spans_s(end),
             step_s=timeline.step_s(),
-            num_pictures=len(history.images),
             device=watched.sample(),
             disturbances=disturbances + watched.disturbances(),
         )

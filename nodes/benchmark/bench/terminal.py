@@ -16,6 +16,7 @@ class PlainProgress:
     def __init__(self) -> None:
         """The time counts from the first scenario."""
         self.end = 0.0
+        self._told: set[str] = set()
 
     def scenario_started(self, scenario: ScenarioRecord, number: int, total: int, budget_s: float) -> None:
         """Print the scenario's heading."""
@@ -24,8 +25,10 @@ class PlainProgress:
 
     def run_done(self, side: SideRecord, kind: str, run: Run) -> None:
         """Print one run and the time left for its scenario."""
-        disturbed = f" ({run.disturbances[0]})" if run.disturbances else ""
-        self.say(f"  {side.name:12} {kind:9} {run.server_s:8.3f} s, {self.left_s:4.0f} s left{disturbed}")
+        self.say(f"  {side.name:12} {kind:9} {run.server_s:8.3f} s, {self.left_s:4.0f} s left")
+        for reason in set(run.disturbances) - self._told:
+            self.say(f"  disturbed: {reason}")
+            self._told.add(reason)
 
     @property
     def left_s(self) -> float:
@@ -85,21 +88,35 @@ def make_progress() -> Generator[PlainProgress, None, None]:
         yield RichProgress(bar)
 
 
+# A ladder's sides stand below one another, so that fewer figures fit beside them.
+FEW_SIDES = 3
+MANY_SIDES = ("", "median s", "runs", "speed-up", "fidelity to stock", "peak GiB")
+
+
 def summary(record: Record) -> None:
     """Print every scenario's table."""
     for scenario in record.scenarios:
         print(f"\n{scenario.name}: {scenario.title} ({markdown.card(record)})")
-        _print_table(markdown.HEADER, markdown.rows(scenario))
+        _print_table(*_layout(markdown.rows(scenario)))
     if record.partial:
         print(f"\nPartial: {record.partial}")
 
 
-def _print_table(header: tuple[str, ...], rows: list[list[str]]) -> None:
+def _layout(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows that fit a terminal: sides beside one another if they are few."""
+    if len(rows) > FEW_SIDES:
+        kept = [markdown.HEADER.index(name) for name in MANY_SIDES]
+        return list(MANY_SIDES), [[row[column] for column in kept] for row in rows]
+    header, *figures = [[name, *values] for name, *values in zip(markdown.HEADER, *rows, strict=True)]
+    return header, [figure for figure in figures if any(figure[1:])]
+
+
+def _print_table(header: list[str], rows: list[list[str]]) -> None:
     try:
         from rich.console import Console
         from rich.table import Table
     except ImportError:
-        print(_plain_table(header, rows))
+        print(plain_table(header, rows))
         return
     table = Table(*header)
     for row in rows:
@@ -107,8 +124,8 @@ def _print_table(header: tuple[str, ...], rows: list[list[str]]) -> None:
     Console().print(table)
 
 
-def _plain_table(header: tuple[str, ...], rows: list[list[str]]) -> str:
-    """Sides as columns: a row for each figure, so that it fits into 80 characters."""
-    lines: list[Any] = [[name, *values] for name, *values in zip(header, *rows, strict=True) if any(values)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(rows) + 1)]
+def plain_table(header: list[str], rows: list[list[str]]) -> str:
+    """The table as aligned text."""
+    lines = [header, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)

@@ -114,7 +114,10 @@ def _server(options: argparse.Namespace) -> Generator[str, None, None]:
             raise BadInputError(
                 "--server-flags and --pack are for a server that this command starts: name its folder with --start."
             )
-        yield (options.server or DEFAULT_SERVER).rstrip("/")
+        address = (options.server or DEFAULT_SERVER).rstrip("/")
+        if not address.startswith(("http://", "https://")):
+            raise BadInputError(f"--server {address} is no address: write http://HOST:PORT.")
+        yield address
         return
     if options.server:
         raise BadInputError("--server and --start were both given: choose one.")
