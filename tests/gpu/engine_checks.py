@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import importlib
 import os
 from typing import Any, NamedTuple
 
@@ -15,8 +16,7 @@ from fast_sprites.nodes.engine.model.plan import ModelPlan
 from fast_sprites.nodes.engine.unet import forward, graphs
 from fast_sprites.nodes.optimize_model import OptimizeModel
 
-import nodes
-
+comfy_nodes: Any = importlib.import_module("nodes")  # ComfyUI's nodes.py, not this pack's folder
 ON_CPU = os.environ.get("FAST_SPRITES_GPU_TESTS_ON_CPU") == "1"
 DEVICE: torch.device = comfy.model_management.get_torch_device()
 STEPS = 4
@@ -68,7 +68,7 @@ def sample(
     latent = latent or {"samples": torch.zeros(batch, 4, height // 8, width // 8)}
     settings = {"seed": 7, "steps": STEPS, "cfg": 2.0, "sampler_name": "euler", "scheduler": "karras", **options}
     try:
-        return nodes.common_ksampler(model, positive=conds[0], negative=conds[1], latent=latent, **settings)[0]["samples"]
+        return comfy_nodes.common_ksampler(model, positive=conds[0], negative=conds[1], latent=latent, **settings)[0]["samples"]
     finally:
         if comfy.memory_management.aimdo_enabled:
             import comfy_aimdo.model_vbar

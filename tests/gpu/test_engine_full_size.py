@@ -1,5 +1,7 @@
 """The engine on a full-size SDXL: error of one forward with and without a graph, LoRA, ControlNet, odd sizes, peak memory."""
 
+from typing import Any
+
 import comfy_aimdo.control
 import pytest
 import torch
@@ -16,7 +18,7 @@ from .engine_checks import DEVICE, optimize, random_conds, relative_error, sampl
 
 # Of one step at CFG 1, which shows one forward; two cuDNN algorithms differ by 1e-3.
 FORWARD_TOLERANCE = 2e-3
-ONE_STEP = {"steps": 1, "cfg": 1.0}
+ONE_STEP: dict[str, Any] = {"steps": 1, "cfg": 1.0}
 GIB = 1024**3
 
 
@@ -47,7 +49,8 @@ def test_batch_of_eight(full, wide_conds, watch):
 
 
 def test_lora_swapped(full, wide_conds):
-    ours, size = optimize(full.model)[0], {"width": 832, "height": 832}
+    ours = optimize(full.model)[0]
+    size: dict[str, Any] = {"width": 832, "height": 832}
     plain = sample(full.model, wide_conds, **ONE_STEP, **size)
     for strength, seed in ((1.0, 5), (-0.7, 6)):
         expected = sample(with_lora(full.model, strength, seed), wide_conds, **ONE_STEP, **size)
@@ -60,7 +63,8 @@ def test_lora_swapped(full, wide_conds):
 
 
 def test_control_residuals(full, wide_conds, watch):
-    controlled, size = with_control(wide_conds, channels=320), {"width": 1024, "height": 768}
+    controlled = with_control(wide_conds, channels=320)
+    size: dict[str, Any] = {"width": 1024, "height": 768}
     plain = sample(full.model, wide_conds, **ONE_STEP, **size)
     assert relative_error(sample(full.model, controlled, **ONE_STEP, **size), plain) > 10 * FORWARD_TOLERANCE
     check_one_step(watch, optimize(full.model)[0], full.model, controlled, **size)
