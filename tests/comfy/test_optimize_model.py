@@ -461,7 +461,7 @@ def test_fp8_weights_are_made_once_per_lora(comfyui, pack_nodes, tiny_sdxl, cond
     weights = sys.modules[f"{package}.engine.unet.fp8"].Fp8Weights
     taken = []
     take = weights.take
-    monkeypatch.setattr(weights, "take", lambda self, module, *pair: (taken.append(module), take(self, module, *pair)))
+    monkeypatch.setattr(weights, "take", lambda self, group, *pairs: (taken.append(group), take(self, group, *pairs)))
     optimized = fp8(tiny_sdxl.model)
     for model in (optimized, optimized, with_lora(optimized, 1.0)):
         sample(comfyui, model, conds)

@@ -70,7 +70,7 @@ class TorchOps:
         """Take results from `arena` where the operations allow it; here they do not."""
         yield
 
-    def group_norm(  # noqa: PLR0913
+    def group_norm(
         self,
         x: Tensor,
         weight: Tensor,
@@ -153,7 +153,7 @@ class TritonOps(TorchOps):
             return self._arena.empty(shape, dtype, device)
         return torch.empty(tuple(shape), dtype=dtype, device=device)
 
-    def group_norm(  # noqa: PLR0913
+    def group_norm(
         self,
         x: Tensor,
         weight: Tensor,
@@ -186,7 +186,7 @@ class TritonOps(TorchOps):
 
     def quantize_rows(self, x: Tensor) -> Fp8Rows:
         """See reference.quantize_rows."""
-        return self._kernels.quantize_rows(x, empty=self._empty)
+        return self._kernels.quantize_rows(x.contiguous(), empty=self._empty)
 
     def fp8_linear(self, x: Fp8Rows, weight: Fp8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         """See reference.fp8_linear; products are summed in fewer bits than fp32 (use_fast_accum)."""

@@ -25,7 +25,7 @@ class Fp8Rows(NamedTuple):
         return self.values.float() * self.scales
 
 
-def group_norm(  # noqa: PLR0913 - one normalisation, every operand of it
+def group_norm(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,

@@ -20,6 +20,7 @@ from .tuning import DEFAULT, Tuning, tuning_for
 
 Empty = Callable[[Sequence[int], torch.dtype, torch.device], Tensor]
 
+_TRITON_DTYPE = {torch.float16: tl.float16, torch.bfloat16: tl.bfloat16, torch.float32: tl.float32}
 _FP8_MAX = tl.constexpr(FP8_MAX)
 _SMALLEST_SCALE = tl.constexpr(SMALLEST_SCALE)
 
@@ -222,12 +223,15 @@ def _geglu_fp8(projected_ptr, out_ptr, scales_ptr, INNER: tl.constexpr, FIRST: t
 
 
 @triton.jit
-def _quantize_rows(x_ptr, out_ptr, scales_ptr, rows, C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr):
+def _quantize_rows(
+    x_address, out_ptr, scales_ptr, rows, DTYPE: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
+):
     r = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.arange(0, BLOCK)
     ok = (r < rows)[:, None] & (c < C)[None, :]
     at = r[:, None].to(tl.int64) * C + c[None, :]
-    value = tl.load(x_ptr + at, mask=ok, other=0.0).to(tl.float32)
+    pointers = x_address.to(tl.pointer_type(DTYPE)) + at
+    value = tl.load(tl.multiple_of(pointers, [1, 16]), mask=ok, other=0.0).to(tl.float32)
     value = value / _row_scales(value, scales_ptr, r, rows)[:, None]
     tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=ok)
 
@@ -260,7 +264,7 @@ def _tuning(device: torch.device) -> Tuning:
     return tuning_for(torch.cuda.get_device_capability(device)) if device.type == "cuda" else DEFAULT
 
 
-def group_norm(  # noqa: PLR0913 - one normalisation, every operand of it
+def group_norm(
     x: Tensor,
     weight: Tensor,
     bias: Tensor,
@@ -374,7 +378,11 @@ def geglu_fp8(projected: Tensor, *, empty: Empty = _fresh) -> Fp8Rows:
 
 
 def quantize_rows(x: Tensor, *, empty: Empty = _fresh, tuning: Tuning | None = None) -> Fp8Rows:
-    """Return contiguous `x` in FP8 with a scale per row; see reference.quantize_rows."""
+    """Return contiguous `x` in FP8 with a scale per row; see reference.quantize_rows.
+
+    The kernel takes the address of `x` as a number, which Triton's launcher does not look up: attention's result, which is
+    allocated during a graph's capture, has an address that the lookup refuses. Rows are 16-byte aligned.
+    """
     channels = x.shape[-1]
     rows = x.numel() // channels
     out = empty(x.shape, FP8, x.device)
@@ -383,7 +391,15 @@ def quantize_rows(x: Tensor, *, empty: Empty = _fresh, tuning: Tuning | None = N
     block = triton.next_power_of_2(channels)
     rows_per_program = launch.rows * max(1, 2048 // block)
     _quantize_rows[(triton.cdiv(rows, rows_per_program),)](
-        x, out, scales, rows, C=channels, BLOCK=block, ROWS=rows_per_program, num_warps=launch.warps
+        x.data_ptr(),
+        out,
+        scales,
+        rows,
+        DTYPE=_TRITON_DTYPE[x.dtype],
+        C=channels,
+        BLOCK=block,
+        ROWS=rows_per_program,
+        num_warps=launch.warps,
     )
     return Fp8Rows(out, scales)
 

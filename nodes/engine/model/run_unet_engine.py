@@ -198,11 +198,11 @@ class UNetEngine:
         if run.held is None:
             require_plain_modules(model)
             layout = self._forward.layout if self._forward is not None else UNetLayout(**unet.describe_unet(model))
-            if self._plan.fp8 and not self._fp8.modules:
+            if self._plan.fp8 and not self._fp8.groups:
                 self._fp8 = Fp8Weights(fp8_linears(layout))
             if self._forward is None:
                 require_room(run.patcher, x, self._fp8.nbytes)
-            own = set(self._fp8.modules)
+            own = {linear for group in self._fp8.groups for linear in group}
             run.held = HeldWeights([m for m in layout.weighted_modules() if m not in own], x.device, x.dtype)
             requantized = self._quantize(run, x)
             change = "moved"
@@ -221,12 +221,12 @@ class UNetEngine:
     def _quantize(self, run: _Run, x: Tensor) -> bool:
         """Bring the FP8 weights up to date with the run's LoRA, one layer at a time; tell whether they changed."""
         version = model_patcher.weights_version(run.patcher)
-        if version == self._fp8_version or not self._fp8.modules:
+        if version == self._fp8_version or not self._fp8.groups:
             return False
-        for module in self._fp8.modules:
-            held = HeldWeights([module], x.device, x.dtype)
+        for group in self._fp8.groups:
+            held = HeldWeights(group, x.device, x.dtype)
             try:
-                self._fp8.take(module, *held.weights[module])
+                self._fp8.take(group, *zip(*(held.weights[linear] for linear in group), strict=True))
             finally:
                 held.release()
         self._fp8_version = version

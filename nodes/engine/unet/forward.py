@@ -205,7 +205,10 @@ class UNetForward:
         attn1, attn2, project, contract = block.attn1, block.attn2, block.ff.net[0].proj, block.ff.net[2]
         offsets = self.prepared.offsets[block]
         tokens, normed = self._layer_norm(block.norm1, tokens, pending, offsets[0], attn1.to_q)
-        q, k, v = (self._linear(projection, normed) for projection in (attn1.to_q, attn1.to_k, attn1.to_v))
+        if attn1.to_q in self.prepared.fp8.weights:
+            q, k, v = self._linear(attn1.to_q, normed).chunk(3, dim=-1)
+        else:
+            q, k, v = (self._linear(projection, normed) for projection in (attn1.to_q, attn1.to_k, attn1.to_v))
         tokens, pending = self._linear_onto(tokens, attn1.to_out[0], step.attention(q, k, v, attn1.heads))
         tokens, normed = self._layer_norm(block.norm2, tokens, pending, offsets[1], attn2.to_q)
         k, v = step.cross.get(block) or self.keys_values(block, step.context)
