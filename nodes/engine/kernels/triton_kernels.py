@@ -146,10 +146,10 @@ def _add_bias(
 
 @triton.jit
 def _row_scales(values, scales_ptr, r, rows):
-    """Store and return the scale that puts each row's largest magnitude at FP8's largest; `values` are 0 outside the row."""
+    """Store the scale that puts each row's largest magnitude at FP8's largest, return its inverse; `values` are 0 outside the row."""
     scales = tl.maximum(tl.max(tl.abs(values), 1) / _FP8_MAX, _SMALLEST_SCALE)
     tl.store(scales_ptr + r, scales, mask=r < rows)
-    return scales
+    return (1.0 / scales)[:, None]
 
 
 @triton.jit
@@ -177,7 +177,7 @@ def _residual_layer_norm(
     bias = tl.load(bias_ptr + c, mask=c_ok, other=0.0).to(tl.float32)
     normed = centred * tl.rsqrt(variance + eps)[:, None] * weight[None, :] + bias[None, :]
     if FP8:
-        normed = normed / _row_scales(normed, scales_ptr, r, rows)[:, None]
+        normed = normed * _row_scales(normed, scales_ptr, r, rows)
     tl.store(out_ptr + at, normed.to(out_ptr.dtype.element_ty), mask=ok)
 
 
@@ -217,9 +217,10 @@ def _geglu_fp8(projected_ptr, out_ptr, scales_ptr, INNER: tl.constexpr, FIRST: t
     scale = tl.maximum(largest / _FP8_MAX, _SMALLEST_SCALE)
     tl.store(scales_ptr + row, scale)
     out = out_ptr + row * INNER
-    tl.store(out + tl.arange(0, FIRST), (first / scale).to(out_ptr.dtype.element_ty))
+    inverse = 1.0 / scale
+    tl.store(out + tl.arange(0, FIRST), (first * inverse).to(out_ptr.dtype.element_ty))
     c = FIRST + tl.arange(0, REST)
-    tl.store(out + c, (rest / scale).to(out_ptr.dtype.element_ty), mask=c < INNER)
+    tl.store(out + c, (rest * inverse).to(out_ptr.dtype.element_ty), mask=c < INNER)
 
 
 @triton.jit
@@ -232,7 +233,7 @@ def _quantize_rows(
     at = r[:, None].to(tl.int64) * C + c[None, :]
     pointers = x_address.to(tl.pointer_type(DTYPE)) + at
     value = tl.load(tl.multiple_of(pointers, [1, 16]), mask=ok, other=0.0).to(tl.float32)
-    value = value / _row_scales(value, scales_ptr, r, rows)[:, None]
+    value = value * _row_scales(value, scales_ptr, r, rows)
     tl.store(out_ptr + at, value.to(out_ptr.dtype.element_ty), mask=ok)
 
 
