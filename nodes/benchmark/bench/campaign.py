@@ -14,7 +14,7 @@ from . import graphs, scenarios
 from .fidelity import FidelityError, compare_pictures
 from .graphs import Graph
 from .machine import watch_device
-from .method import Draw, FailedRunError, Limits, Watch, alternate
+from .method import FailedRunError, Limits, Watch, alternate
 from .record import Record, Run, ScenarioRecord, SideRecord
 from .scenarios import Choices, Scenario, Side, SideGraph
 from .session import Drawn, Session, reports_of
@@ -69,6 +69,7 @@ async def run_plan(address: str, plan: Plan, record: Record, progress: Progress,
         session = Session(client, await client.object_info(), device)
         await session.require_idle()
         choices = _checked(plan.choices, session, plan)
+        record.method["checkpoint"] = choices.checkpoint
         defaults = session.optimizer_defaults()
         prepared = list(_prepare(plan, choices, session, defaults))
         end = time.monotonic() + plan.limits.budget_s
@@ -77,9 +78,10 @@ async def run_plan(address: str, plan: Plan, record: Record, progress: Progress,
             budget_s = max(0.0, end - time.monotonic()) / (len(prepared) - number)
             record.scenarios.append(scenario)
             progress.scenario_started(scenario, number + 1, len(prepared), budget_s)
-            measuring = _Measuring(session, scenario, sides, progress, save)
+            measuring = Measuring(session, scenario, sides, _SavingWatch(progress, save))
+            limits = dataclasses.replace(plan.limits, budget_s=budget_s)
             try:
-                await measuring.run(plan, budget_s, seeds)
+                await measuring.run(limits, seeds, plan.first_runs)
             finally:
                 measuring.compare()
                 save()
@@ -113,8 +115,7 @@ def _prepare(
     if plan.workflow is not None:
         own = Scenario(plan.workflow.stem, "a workflow of the user's own", plan.workflow.name)
         jobs.append((own, scenarios.stock_graph(graphs.read_graph(plan.workflow), choices)))
-    for scenario in plan.scenarios:
-        jobs.append((scenario, scenarios.base_graph(scenario, choices, session.output_types)))
+    jobs += [(scenario, scenarios.base_graph(scenario, choices, session.output_types)) for scenario in plan.scenarios]
     for scenario, stock in jobs:
         session.require_nodes(stock)
         for node in stock.values():
@@ -134,28 +135,24 @@ def _optimizers(graph: Graph) -> dict[str, dict[str, Any]]:
     }
 
 
-class _Measuring:
-    """One scenario under way."""
+class Measuring:
+    """One scenario under way: `run` fills its sides' runs, `compare` their fidelity from the pictures that came so far."""
 
-    def __init__(
-        self, session: Session, scenario: ScenarioRecord, sides: Sequence[SideGraph], progress: Progress, save: Callable[[], None]
-    ) -> None:
-        self._session, self._scenario, self._sides = session, scenario, sides
-        self._progress, self._save = progress, save
+    def __init__(self, session: Session, scenario: ScenarioRecord, sides: Sequence[SideGraph], watch: Watch) -> None:
+        """Nothing is measured yet."""
+        self._session, self._scenario, self._sides, self._watch = session, scenario, sides, watch
         self._pictures: list[dict[int, list[bytes]]] = [{} for _ in sides]  # by side and seed
 
-    async def run(self, plan: Plan, budget_s: float, seeds: Callable[[], int]) -> None:
+    async def run(self, limits: Limits, seeds: Callable[[], int], first_runs: bool) -> None:
+        """Measure within `limits`; raises ClientError if the server goes away."""
         start = time.monotonic()
-        if plan.first_runs:
+        if first_runs:
             seed = seeds()
             for number, side in enumerate(self._scenario.sides):
                 await self._first_run(number, side, seed)
-        left_s = max(0.0, budget_s - (time.monotonic() - start))
-        limits = dataclasses.replace(plan.limits, budget_s=left_s)
-        draw: Draw = self._draw
-        self._scenario.stopped = await alternate(
-            self._scenario.sides, draw, limits, seeds, _SavingWatch(self._progress, self._save)
-        )
+        left_s = max(0.0, limits.budget_s - (time.monotonic() - start))
+        left = dataclasses.replace(limits, budget_s=left_s)
+        self._scenario.stopped = await alternate(self._scenario.sides, self._draw, left, seeds, self._watch)
 
     async def _first_run(self, number: int, side: SideRecord, seed: int) -> None:
         try:
@@ -166,8 +163,7 @@ class _Measuring:
         side.first_run = drawn.run
         self._count(drawn)
         side.reports = reports_of(self._sides[number], drawn.history)
-        self._progress.run_done(side, "first run", drawn.run)
-        self._save()
+        self._watch.run_done(side, "first run", drawn.run)
 
     async def _draw(self, number: int, seed: int) -> Run:
         drawn = await self._session.draw(self._sides[number], seed)

@@ -164,8 +164,7 @@ class Timeline:
     def spans_s(self, end_s: float) -> dict[str, float]:
         """Seconds by class of node, in the order in which they ran."""
         spans: dict[str, float] = {}
-        ends = [start for _, start in self._starts[1:]] + [end_s]
-        for (node_id, start), end in zip(self._starts, ends, strict=True):
+        for (node_id, start), (_, end) in itertools.pairwise([*self._starts, ("", end_s)]):
             name = self._prompt[node_id]["class_type"] if node_id in self._prompt else "nodes made by a node"
             spans[name] = spans.get(name, 0.0) + end - start
         return {name: round(seconds, 4) for name, seconds in spans.items()}
