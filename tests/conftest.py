@@ -34,5 +34,8 @@ def comfyui_path() -> Path | None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Offer to write the frozen node surface anew."""
+    """Offer to write the frozen node surface anew, and to kill more servers."""
+    parser.addoption(
+        "--kills", type=int, default=4, metavar="N", help="kills of ComfyUI and of generate in tests/server/test_kills.py"
+    )
     parser.addoption("--update-node-surface", action="store_true", help="write tests/comfy/node_surface.json anew")

@@ -5,9 +5,9 @@ import sys
 from collections.abc import Sequence
 
 from ..engine.errors import PackError
-from .commands import bench, doctor
+from .commands import bench, doctor, generate
 
-COMMANDS = (bench, doctor)
+COMMANDS = (bench, doctor, generate)
 
 
 def parser() -> argparse.ArgumentParser:

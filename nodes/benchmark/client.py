@@ -265,7 +265,7 @@ class ComfyClient:
         try:
             async with self._session.request(method, path, **arguments) as response:
                 yield response
-        except aiohttp.ClientConnectionError as error:
+        except aiohttp.ClientError as error:
             raise ClientError(f"ComfyUI does not answer {method} {path} ({error}): see the end of its log.") from error
 
 

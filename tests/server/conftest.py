@@ -76,12 +76,8 @@ class Comfy:
         }
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
-    comfyui = comfyui_path()
-    if comfyui is None:
-        pytest.skip("ComfyUI not found: run `python3 dev.py test`, or set COMFYUI_PATH to a ComfyUI checkout")
-    base = tmp_path_factory.mktemp("base")
+def server_setup(base: Path, comfyui: Path) -> ServerSetup:
+    """A server whose folders are made in `base`, with the pack, the tiny SDXL and a tiny Flux."""
     for name in ("custom_nodes", "models/checkpoints", "models/diffusion_models", "input", "output", "user"):
         (base / name).mkdir(parents=True)
     link_folder(PACK_ROOT, base / "custom_nodes" / "fast-sprites")
@@ -91,14 +87,26 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
         [sys.executable, str(TINY_SDXL / "make_checkpoint.py"), str(checkpoint)], check=True, stdout=subprocess.DEVNULL
     )
     safetensors.torch.save_file(tiny_flux(), base / "models" / "diffusion_models" / "tiny_flux.safetensors")
-    setup = ServerSetup(
+    return ServerSetup(
         python=Path(sys.executable),
         comfyui=comfyui,
         base_directory=base,
         log=base / "server.log",
         flags=known_flags(comfyui, FLAGS),
     )
-    with ComfyServer(setup) as running:
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    found = comfyui_path()
+    if found is None:
+        pytest.skip("ComfyUI not found: run `python3 dev.py test`, or set COMFYUI_PATH to a ComfyUI checkout")
+    return found
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, comfyui: Path) -> Iterator[ComfyServer]:
+    with ComfyServer(server_setup(tmp_path_factory.mktemp("base"), comfyui)) as running:
         yield running
 
 

@@ -53,16 +53,22 @@ def sprite_prompts(prompts: str, prefix: str, suffix: str, count: int, seed: int
     `count` 0 means one sprite per line (with `every`: per combination). `pick` depends on `seed` and the sprite's index alone, so that a
     larger count begins with the same sprites. Raises BadInputError.
     """
+    lines = readings(prompts, alternatives)
+    return [sprite_prompt(lines, i, seed, prefix, suffix) for i in range(count or len(lines))]
+
+
+def readings(prompts: str, alternatives: str) -> list[str]:
+    """Return the lines that sprites take in turn: with `every` each combination is one. Raises BadInputError."""
     if alternatives not in ALTERNATIVES:
         raise BadInputError(f"alternatives is {alternatives!r}; allowed are {', '.join(ALTERNATIVES)}.")
     lines = prompt_lines(prompts)
-    if alternatives == "every":
-        lines = [combination for line in lines for combination in combinations(line)]
-    chosen = []
-    for i in range(count or len(lines)):
-        line = _pick(lines[i % len(lines)], random.Random(f"{seed}:{i}"))
-        chosen.append(SpritePrompt(line, join_parts(prefix, line, suffix)))
-    return chosen
+    return [combination for line in lines for combination in combinations(line)] if alternatives == "every" else lines
+
+
+def sprite_prompt(lines: list[str], index: int, seed: int, prefix: str, suffix: str) -> SpritePrompt:
+    """Return the prompt of sprite `index` (from 0), whose alternatives are picked by seed and index alone."""
+    line = _pick(lines[index % len(lines)], random.Random(f"{seed}:{index}"))
+    return SpritePrompt(line, join_parts(prefix, line, suffix))
 
 
 def _pick(line: str, draw: random.Random) -> str:
@@ -73,14 +79,14 @@ def _pick(line: str, draw: random.Random) -> str:
 
 def combinations(line: str) -> list[str]:
     """Return every reading of the line, the last alternatives varying fastest; raises BadInputError above 4096."""
-    readings = [line]
-    while any(_BRACES.search(reading) for reading in readings):
-        readings = list(itertools.chain.from_iterable(_split_first(reading) for reading in readings))
-        if len(readings) > MAX_COMBINATIONS:
+    found = [line]
+    while any(_BRACES.search(reading) for reading in found):
+        found = list(itertools.chain.from_iterable(_split_first(reading) for reading in found))
+        if len(found) > MAX_COMBINATIONS:
             raise BadInputError(
                 f"{line!r} has more than {MAX_COMBINATIONS} combinations; set alternatives to pick or split the line."
             )
-    return readings
+    return found
 
 
 def _split_first(line: str) -> list[str]:

@@ -1,0 +1,178 @@
+"""`fast-sprites generate`: draws any number of sprites on a ComfyUI server, and goes on where it was stopped."""
+
+import argparse
+import asyncio
+import random
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...engine.errors import BadInputError, PackError
+from ...engine.sprites.prompts import ALTERNATIVES
+
+if TYPE_CHECKING:
+    from ..generate.request import GenerateRequest
+
+DEFAULT_SERVER = "127.0.0.1:8188"
+DEFAULT_JOB_SIZE = 8
+MAX_JOB_SIZE = 4096
+RANDOM_SEED_BITS = 50  # as the "random" mode of the nodes: numbers above 2**53 lose digits in the browser
+
+EXAMPLES = """\
+examples:
+  fast-sprites generate --prompts items.txt --checkpoint sdxl.safetensors --output items
+  fast-sprites generate --prompts goblin.txt --count 40 --seed 7 --output goblins
+  fast-sprites generate --output goblins --resume        after a stop, a crash or a kill: only what is missing
+"""
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command's arguments to the subparsers `commands`."""
+    command = commands.add_parser(
+        "generate",
+        help="draw any number of sprites on a ComfyUI server, resumable at any point",
+        description="Draws sprites on a running ComfyUI, a few at a time, fetches each as soon as it is finished, and keeps a manifest.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for sprites and manifest")
+    command.add_argument("--resume", action="store_true", help="go on with the batch in DIR; everything else is in its manifest")
+    command.add_argument("--server", metavar="HOST:PORT", default=DEFAULT_SERVER, help=f"ComfyUI (default {DEFAULT_SERVER})")
+    command.add_argument(
+        "--job-size", type=int, metavar="N", default=DEFAULT_JOB_SIZE, help=f"sprites a job (default {DEFAULT_JOB_SIZE})"
+    )
+    what = command.add_argument_group("what to draw")
+    what.add_argument("--prompts", type=Path, metavar="FILE", help="one prompt a line; # comments; {a|b} alternatives")
+    what.add_argument("--count", type=int, metavar="N", help="how many sprites (default: one a line)")
+    what.add_argument("--alternatives", choices=ALTERNATIVES, help="pick one by seed (default), or draw every combination")
+    what.add_argument("--prefix", metavar="TEXT", help="stands before every prompt (default: the workflow's)")
+    what.add_argument("--suffix", metavar="TEXT", help="stands after every prompt (default: the workflow's)")
+    what.add_argument("--negative", metavar="TEXT", help="what none shall show (default: the workflow's)")
+    what.add_argument("--checkpoint", metavar="NAME", help="file in ComfyUI's models/checkpoints (default: the workflow's)")
+    what.add_argument(
+        "--workflow", type=Path, metavar="FILE", help="your own, in API format (default: the pack's sprites_to_disk)"
+    )
+    seeds = what.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=int, metavar="N", help="seeds N, N + 1, ... (default: from a random N, which is shown)")
+    seeds.add_argument("--seeds", metavar="LIST", help="these seeds: 7,12,99")
+    seeds.add_argument("--random-seeds", action="store_true", default=None, help="unrelated random seeds, kept in the manifest")
+    command.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw; 0 when every sprite is on disk. Raises PackError with one sentence, and the command that goes on where that helps."""
+    from ..generate.manifest import NAME, Manifest
+    from ..generate.progress import Progress
+    from ..generate.run import StoppedError, base_url, generate, require_server
+
+    if not 1 <= options.job_size <= MAX_JOB_SIZE:
+        raise BadInputError(f"--job-size is {options.job_size}; set it between 1 and {MAX_JOB_SIZE}.")
+    address = base_url(options.server)
+    if options.resume and ((options.output / NAME).exists() or options.prompts is None):
+        manifest = Manifest.resume(options.output)
+    else:
+        request = _request(options)
+        asyncio.run(require_server(address, request))
+        manifest = Manifest.create(options.output, request)
+    with manifest:
+        request = manifest.request
+        if options.resume:
+            _refuse_other_request(options, request)
+        missing = len(request) - manifest.num_finished
+        kept = f", {manifest.num_finished} of them finished" if manifest.num_finished else ""
+        print(f"{len(request)} sprites{kept}, seeds {_seed_words(request)}, into {options.output}")
+        if not missing:
+            return 0
+        if options.resume:
+            asyncio.run(require_server(address, request))
+        progress = Progress(len(request), manifest.num_finished)
+        go_on = _resume_command(options)
+        try:
+            asyncio.run(generate(manifest, address, options.job_size, progress))
+        except StoppedError as error:
+            progress.end()
+            raise PackError(
+                f"{error} {manifest.num_finished} of {len(request)} sprites are finished; go on with: {go_on}"
+            ) from error
+        except KeyboardInterrupt:
+            progress.end()
+            print(f"{manifest.num_finished} of {len(request)} sprites are finished; go on with: {go_on}", file=sys.stderr)
+            raise
+        progress.end()
+    return 0
+
+
+def _request(options: argparse.Namespace) -> "GenerateRequest":
+    """The request that the options make."""
+    from ..generate.request import GenerateRequest, read_prompts
+    from ..generate.workflow import DEFAULT_WORKFLOW, configured, read_workflow
+
+    if options.prompts is None:
+        raise BadInputError("No prompts are given: name a file with one prompt a line by --prompts FILE.")
+    if options.count is not None and options.count < 1:
+        raise BadInputError(f"--count is {options.count}; ask for 1 or more, or leave it out for one a line.")
+    seed = options.seed
+    if seed is None:
+        seed = 0 if options.seeds is not None else random.getrandbits(RANDOM_SEED_BITS)
+    request = GenerateRequest(
+        workflow=read_workflow(options.workflow or DEFAULT_WORKFLOW),
+        prompts=read_prompts(options.prompts),
+        count=options.count or 0,
+        seed_mode="list" if options.seeds is not None else "random" if options.random_seeds else "increment",
+        seed=seed,
+        seed_list=options.seeds or "",
+        alternatives=options.alternatives or ALTERNATIVES[0],
+        prefix=options.prefix,
+        suffix=options.suffix,
+        negative=options.negative,
+        checkpoint=options.checkpoint,
+    )
+    configured(request)  # refuses what no server could draw
+    return request
+
+
+def _refuse_other_request(options: argparse.Namespace, request: "GenerateRequest") -> None:
+    """Raise BadInputError if an option that is given asks for something else than the manifest's request."""
+    from ..generate.request import read_prompts
+    from ..generate.workflow import read_workflow
+
+    given = {
+        "count": options.count,
+        "seed": options.seed,
+        "seed list": options.seeds,
+        "alternatives": options.alternatives,
+        "prefix": options.prefix,
+        "suffix": options.suffix,
+        "negative": options.negative,
+        "checkpoint": options.checkpoint,
+    }
+    kept = {name: getattr(request, name.replace(" ", "_")) for name in given}
+    kept["count"] = len(request)
+    others = [f"{name} is {kept[name]!r}, not {value!r}" for name, value in given.items() if value not in (None, kept[name])]
+    if options.random_seeds and request.seed_mode != "random":
+        others.append("seeds are not random ones")
+    if options.prompts is not None and read_prompts(options.prompts) != request.prompts:
+        others.append(f"prompts are not those of {options.prompts}")
+    if options.workflow is not None and read_workflow(options.workflow) != request.workflow:
+        others.append(f"workflow is not {options.workflow}")
+    if others:
+        raise BadInputError(
+            f"{options.output} holds another request: its {'; its '.join(others)}. Resume it with --output and --resume alone, or choose "
+            "another --output."
+        )
+
+
+def _seed_words(request: "GenerateRequest") -> str:
+    first, last = request.seeds[0], request.seeds[-1]
+    if request.seed_mode == "increment":
+        return f"{first} to {last}" if len(request) > 1 else str(first)
+    return f"drawn from {request.seed}" if request.seed_mode == "random" else "as listed"
+
+
+def _resume_command(options: argparse.Namespace) -> str:
+    program = "python -m nodes.benchmark" if Path(sys.argv[0]).name == "__main__.py" else "fast-sprites"
+    words = ["generate", "--output", str(options.output), "--resume"]
+    if options.server != DEFAULT_SERVER:
+        words += ["--server", options.server]
+    return f"{program} {shlex.join(words)}"
