@@ -6,6 +6,7 @@ COMFYUI_PATH=... python tests/gpu/measure_unet.py CHECKPOINT [--legacy] [--batch
 import argparse
 import itertools
 import json
+import logging
 import statistics
 import sys
 import time
@@ -30,6 +31,8 @@ comfy_nodes = start_comfyui(dynamic_vram=not args.legacy)
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
 
+logging.basicConfig(level=logging.WARNING)
+logging.getLogger("fast_sprites").setLevel(logging.INFO)  # what the engine notes of its runs
 load_pack()
 from fast_sprites.nodes.engine.model.apply_model_plan import apply_model_plan  # noqa: E402
 from fast_sprites.nodes.engine.model.plan import ModelPlan  # noqa: E402
