@@ -5,23 +5,28 @@ import sys
 from collections.abc import Sequence
 
 from ..engine.errors import PackError
-from .commands import bench, doctor, generate
-
-COMMANDS = (bench, doctor, generate)
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of every command; a command's module adds its own and names its `run`."""
+    from .commands import bench, doctor, generate  # here, so that main() can say which package they miss
+
     top = argparse.ArgumentParser(prog="fast-sprites", description="Game sprites from your SDXL in ComfyUI, fast.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in COMMANDS:
+    for command in (bench, doctor, generate):
         command.add_parser(commands)
     return top
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status, 130 after Ctrl-C."""
-    options = parser().parse_args(arguments)
+    try:
+        options = parser().parse_args(arguments)
+    except ModuleNotFoundError as missing:
+        print(
+            f"fast-sprites: {sys.executable} lacks the package {missing.name}; use the Python that runs ComfyUI.", file=sys.stderr
+        )
+        return 1
     try:
         return options.run(options)
     except PackError as error:

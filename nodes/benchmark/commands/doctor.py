@@ -196,7 +196,6 @@ def as_text(found: Diagnosis) -> str:
     )
     for result in found.kernels:
         error = "" if result.relative_error is None else f"{result.relative_error:.1e} of {result.tolerance:.0e} allowed"
-        lines.append(
-            f"  {'FAILED' if result.failure else 'ok':8} {result.kernel} {result.dtype} {error} {result.failure}".rstrip()
-        )
+        words = ("FAILED" if result.failure else "ok    ", result.kernel, result.dtype, error, result.failure)
+        lines.append("  " + "  ".join(word for word in words if word))
     return "\n".join(lines)

@@ -114,10 +114,15 @@ def test_this_machine(capsys):
     assert record["kernels"] or record["kernels_untested_because"]
 
 
-def test_python_without_torch_gets_one_sentence():
-    hide = "import sys; sys.modules['torch'] = None; from nodes.benchmark.cli import main; sys.exit(main(['doctor']))"
+@pytest.mark.parametrize(
+    ("package", "sentence"),
+    [("torch", "fast-sprites doctor: torch cannot be imported by"), ("numpy", "fast-sprites: ")],
+)
+def test_python_without_a_package_gets_one_sentence(package, sentence):
+    hide = f"import sys; sys.modules['{package}'] = None; from nodes.benchmark.cli import main; sys.exit(main(['doctor']))"
     found = subprocess.run([sys.executable, "-c", hide], cwd=PACK_ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert found.returncode == 1
     assert found.stdout == ""
-    assert found.stderr.startswith("fast-sprites doctor: torch cannot be imported by")
+    assert found.stderr.startswith(sentence)
+    assert package in found.stderr
     assert found.stderr.count("\n") == 1
