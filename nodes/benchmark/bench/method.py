@@ -76,17 +76,11 @@ async def alternate(
 async def _round(sides: Sequence[SideRecord], draw: Draw, seeds: Callable[[], int], watch: Watch, kind: str) -> None:
     """One run of every side with one seed, which is another one for a side whose run was rejected."""
     seed = seeds()
-    done: list[tuple[SideRecord, Run]] = []
     for number, side in enumerate(sides):
-        if side.failure:
-            continue
-        run = await _counted_run(number, side, draw, seed, seeds)
+        run = None if side.failure else await _counted_run(number, side, draw, seed, seeds)
         if run is not None:
-            done.append((side, run))
+            (side.warm_ups if kind == "warm-up" else side.runs).append(run)
             watch.run_done(side, kind, run)
-    # Only now, so that an interruption leaves whole rounds: comparisons pair the runs of a round.
-    for side, run in done:
-        (side.warm_ups if kind == "warm-up" else side.runs).append(run)
 
 
 async def _counted_run(number: int, side: SideRecord, draw: Draw, seed: int, seeds: Callable[[], int]) -> Run | None:

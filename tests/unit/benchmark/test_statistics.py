@@ -54,7 +54,7 @@ def inside_t(quantile: float, freedom: int) -> float:
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 5, 10, 20, 29, 30])
 def test_students_t_is_as_the_table_says(freedom: int):
-    assert inside_t(statistics._T_999[freedom - 1], freedom) == pytest.approx(0.999, abs=1e-6)
+    assert inside_t(statistics._T_999[freedom - 1], freedom) == pytest.approx(0.999, abs=2e-6)  # the table has three decimals
 
 
 def test_students_t_falls_with_the_number_of_runs():
