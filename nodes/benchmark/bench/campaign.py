@@ -16,11 +16,12 @@ from .graphs import Graph
 from .machine import watch_device
 from .method import FailedRunError, Limits, Watch, alternate
 from .record import Record, Run, ScenarioRecord, SideRecord
-from .scenarios import Choices, Scenario, Side, SideGraph
+from .scenarios import Choices, Scenario, Side, SideGraph, StockGraphs
 from .session import Drawn, Session, reports_of
 
 ORDER = "all sides in turn, round by round, with the round's seed"
 FIDELITY_ROUNDS = 2  # rounds whose pictures are compared
+NUM_ALONE = 2  # pictures drawn one by one where a side's batch cannot be compared with stock's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,19 +112,20 @@ def _prepare(
     plan: Plan, choices: Choices, session: Session, defaults: dict[str, graphs.Widgets]
 ) -> Iterator[tuple[ScenarioRecord, list[SideGraph]]]:
     """Every scenario's record and prompts, so that what cannot run is refused before anything is measured."""
-    jobs: list[tuple[Scenario, Graph]] = []
+    jobs: list[tuple[Scenario, StockGraphs]] = []
     if plan.workflow is not None:
         own = Scenario(plan.workflow.stem, "a workflow of the user's own", plan.workflow.name)
-        jobs.append((own, scenarios.stock_graph(graphs.read_graph(plan.workflow), choices)))
-    jobs += [(scenario, scenarios.base_graph(scenario, choices, session.output_types)) for scenario in plan.scenarios]
-    for scenario, stock in jobs:
-        session.require_nodes(stock)
-        for node in stock.values():
+        stock = scenarios.stock_graph(graphs.read_graph(plan.workflow), choices)
+        jobs.append((own, StockGraphs(stock, stock)))
+    jobs += [(scenario, scenarios.base_graphs(scenario, choices, session.output_types)) for scenario in plan.scenarios]
+    for scenario, base in jobs:
+        session.require_nodes({**base.stock, **base.own})
+        for node in base.stock.values():
             if node["class_type"] == "CheckpointLoaderSimple":
                 session.require_file(node["inputs"]["ckpt_name"], "CheckpointLoaderSimple", "ckpt_name", "--checkpoint")
-        sides = scenarios.side_graphs(stock, plan.sides, session.output_types, defaults)
+        sides = scenarios.side_graphs(base, plan.sides, session.output_types, defaults)
         records = [SideRecord(side.side.name, side.side.title, side.side.lossy, _optimizers(side.graph)) for side in sides]
-        sha256 = scenarios.workflow_hash(stock)
+        sha256 = scenarios.workflow_hash({**base.own, **base.stock})
         yield ScenarioRecord(scenario.name, scenario.title, scenario.workflow, sha256, records, scenario.num_pictures), sides
 
 
@@ -142,6 +144,7 @@ class Measuring:
         """Nothing is measured yet."""
         self._session, self._scenario, self._sides, self._watch = session, scenario, sides, watch
         self._pictures: list[dict[int, list[bytes]]] = [{} for _ in sides]  # by side and seed
+        self._alone: dict[int, list[bytes]] = {}
 
     async def run(self, limits: Limits, seeds: Callable[[], int], first_runs: bool) -> None:
         """Measure within `limits`; raises ClientError if the server goes away."""
@@ -172,17 +175,26 @@ class Measuring:
         side.reports = side.reports or reports_of(self._sides[number], drawn.history)
         if len(side.runs) < FIDELITY_ROUNDS:
             self._pictures[number][seed] = await self._session.pictures(drawn)
+        if not side.runs and not self._alone:
+            await self._draw_alone(self._sides[number].alone, seed, len(self._pictures[number][seed]))
         return drawn.run
+
+    async def _draw_alone(self, alone: SideGraph | None, seed: int, count: int) -> None:
+        """Draw the first pictures of a warm-up on ComfyUI's own nodes, one by one; nothing is timed here."""
+        if alone is not None:
+            draws = [await self._session.draw(alone, seed + number) for number in range(min(count, NUM_ALONE))]
+            self._alone[seed] = [picture for drawn in draws for picture in await self._session.pictures(drawn)]
 
     def _count(self, drawn: Drawn) -> None:
         self._scenario.num_pictures = self._scenario.num_pictures or len(drawn.history.images)
 
     def compare(self) -> None:
         """Compare the pictures of equal seeds; the warm-up's too, which were drawn like the others."""
-        for side, pictures in zip(self._scenario.sides[1:], self._pictures[1:], strict=True):
-            common = sorted(set(self._pictures[0]) & set(pictures))
-            reference = [picture for seed in common for picture in self._pictures[0][seed]]
-            other = [picture for seed in common for picture in pictures[seed]]
+        for number, side in enumerate(self._scenario.sides[1:], start=1):
+            pictures, expected = self._pictures[number], self._alone if self._sides[number].alone else self._pictures[0]
+            pairs = [(expected[seed], pictures[seed]) for seed in sorted(set(expected) & set(pictures))]
+            reference = [picture for pair in pairs for picture in pair[0]]
+            other = [picture for pair in pairs for picture in pair[1][: len(pair[0])]]
             if not reference and not other:
                 continue
             try:

@@ -26,10 +26,15 @@ class Side:
     vae: Widgets | None = None
     lossy: bool = False
 
+    @property
+    def is_stock(self) -> bool:
+        """Tell whether it draws without optimisers."""
+        return self.model is None and self.vae is None
+
 
 STOCK = Side("stock", "ComfyUI's own nodes")
 OURS = Side("ours", "Optimize Model and Optimize VAE on auto", {}, {})
-TWO_SIDES = (STOCK, OURS)
+ALONE = Side("alone", "ComfyUI's own nodes, one picture")
 
 _EAGER = {"engine": "eager", "attention": "sdpa"}
 _FAST = {"engine": "auto", "attention": "sdpa"}
@@ -42,12 +47,17 @@ LADDER = (
     Side("attention", "+ attention on auto (cuDNN on Hopper)", {}, {}),
     Side("autotune", "+ cuDNN autotune", {"cudnn_autotune": "on"}, {}),
     Side("accumulation", "+ fp16 accumulation", {"cudnn_autotune": "on", "fp16_accumulation": "on"}, {}, lossy=True),
+    Side("fp8", "+ FP8 linears", {"cudnn_autotune": "on", "fp16_accumulation": "on", "precision": "fp8"}, {}, lossy=True),
 )
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One picture-making job: a bundled workflow with widget values by class, and what is added to its graph."""
+    """One picture-making job: a bundled workflow with widget values by class, and what is added to its graph.
+
+    `own_workflow` is what the optimised sides draw instead, whose pictures have the seeds `seed`, `seed` + 1 and so on; they are
+    compared with stock's of `alone_workflow`, which draws one.
+    """
 
     name: str
     title: str
@@ -55,10 +65,20 @@ class Scenario:
     inputs: Mapping[str, Widgets] = field(default_factory=dict[str, Widgets])
     adds: str = ""  # "hires", "lora" or "controlnet"
     num_pictures: int = 0  # where it is not the number of files that are saved
+    own_workflow: str = ""
+    alone_workflow: str = ""
 
 
 def _batch(size: int) -> Scenario:
     return Scenario(f"batch{size}", f"batch of {size}", "baseline_batch", {"EmptyLatentImage": {"batch_size": size}})
+
+
+def _sprites(size: int) -> Scenario:
+    widgets = {"EmptyLatentImage": {"batch_size": size}, "BatchSpriteSampler": {"count": size}}
+    title = f"batch of {size}, ours by Batch Sprite Sampler with a seed for each (likeness to each drawn alone)"
+    return Scenario(
+        f"sprites{size}", title, "baseline_batch", widgets, own_workflow="batch_optimized", alone_workflow="baseline_single"
+    )
 
 
 def _sampler(name: str, scheduler: str) -> Scenario:
@@ -69,6 +89,8 @@ def _sampler(name: str, scheduler: str) -> Scenario:
 SCENARIOS = (
     Scenario("single", "one sprite", "baseline_single"),
     *(_batch(size) for size in BATCHES),
+    _sprites(8),
+    _sprites(32),
     Scenario("pixel-art", "eight sprites to a pixel-art sheet", "pixel_art_workflow", num_pictures=8),
     Scenario("hires", "one sprite drawn again at 1.5 times its size", "baseline_single", adds="hires"),
     Scenario("lora", "one sprite with a LoRA", "baseline_single", adds="lora"),
@@ -109,11 +131,15 @@ class Choices:
 
 @dataclass(frozen=True)
 class SideGraph:
-    """The prompt of one side: `graph` draws; `resting` are the other sides' nodes whose results ComfyUI shall keep meanwhile."""
+    """The prompt of one side: `graph` draws; `resting` are the other sides' nodes whose results ComfyUI shall keep meanwhile.
+
+    `alone`, where there is one, draws the picture of one seed on ComfyUI's own nodes: what this side's pictures are compared with.
+    """
 
     side: Side
     graph: Graph
     resting: Graph
+    alone: "SideGraph | None" = None
 
     def prompt(self, seed: int, prefix: str) -> Graph:
         """What is queued: every seed is `seed`, pictures are saved under `prefix`."""
@@ -131,14 +157,27 @@ def workflow_hash(graph: Graph) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
-def base_graph(scenario: Scenario, choices: Choices, output_types: OutputTypes) -> Graph:
-    """The stock graph of a scenario: no optimisers, no probes."""
-    return stock_graph(
-        _ADD[scenario.adds](
-            graphs.with_inputs(graphs.read_graph(WORKFLOWS / f"{scenario.workflow}.json"), scenario.inputs), choices, output_types
-        ),
-        choices,
-    )
+@dataclass(frozen=True)
+class StockGraphs:
+    """A scenario without optimisers: what stock draws, what the other sides are made from, and one of its pictures alone."""
+
+    stock: Graph
+    own: Graph
+    alone: Graph | None = None
+
+
+def base_graphs(scenario: Scenario, choices: Choices, output_types: OutputTypes) -> StockGraphs:
+    """The graphs of a bundled scenario; raises BadInputError if it needs a file that was not named."""
+
+    def read(name: str) -> Graph:
+        return graphs.with_inputs(graphs.read_graph(WORKFLOWS / f"{name}.json"), scenario.inputs)
+
+    stock = stock_graph(_ADD[scenario.adds](read(scenario.workflow), choices, output_types), choices)
+    if not scenario.own_workflow:
+        return StockGraphs(stock, stock)
+    own = stock_graph(read(scenario.own_workflow), choices)
+    alone = stock_graph(graphs.read_graph(WORKFLOWS / f"{scenario.alone_workflow}.json"), choices)
+    return StockGraphs(stock, graphs.with_ids(own, {node_id: f"own-{node_id}" for node_id in own}), alone)
 
 
 def stock_graph(graph: Graph, choices: Choices) -> Graph:
@@ -150,17 +189,19 @@ def stock_graph(graph: Graph, choices: Choices) -> Graph:
 
 
 def side_graphs(
-    stock: Graph, sides: Sequence[Side], output_types: OutputTypes, defaults: Mapping[str, Widgets]
+    base: StockGraphs, sides: Sequence[Side], output_types: OutputTypes, defaults: Mapping[str, Widgets]
 ) -> list[SideGraph]:
     """The prompts of all sides of one scenario; `defaults` are the optimisers' widget values."""
-    drawn = [_optimized(stock, side, output_types, defaults) for side in sides]
+    drawn = [base.stock if side.is_stock else _optimized(base.own, side, output_types, defaults) for side in sides]
     kept: Graph = {}
     for graph in drawn:
         kept |= graphs.resting_nodes(graph)
-    found: list[SideGraph] = []
-    for side, graph in zip(sides, drawn, strict=True):
-        found.append(SideGraph(side, graph, {node_id: node for node_id, node in kept.items() if node_id not in graph}))
-    return found
+
+    def keeping(side: Side, graph: Graph, alone: SideGraph | None = None) -> SideGraph:
+        return SideGraph(side, graph, {node_id: node for node_id, node in kept.items() if node_id not in graph}, alone)
+
+    alone = keeping(ALONE, base.alone) if base.alone else None
+    return [keeping(side, graph, None if side.is_stock else alone) for side, graph in zip(sides, drawn, strict=True)]
 
 
 def _optimized(stock: Graph, side: Side, output_types: OutputTypes, defaults: Mapping[str, Widgets]) -> Graph:
@@ -169,6 +210,9 @@ def _optimized(stock: Graph, side: Side, output_types: OutputTypes, defaults: Ma
     for class_type, kind, widgets in (("OptimizeModel", "MODEL", side.model), ("OptimizeVAE", "VAE", side.vae)):
         if widgets is None:
             continue
+        unknown = sorted(set(widgets) - set(defaults[class_type]))
+        if unknown:
+            raise BadInputError(f"{class_type} has no input {unknown[0]!r}: choose from {', '.join(defaults[class_type])}.")
         given = graphs.OPTIMIZERS[class_type]
         for number, source in enumerate(graphs.sources_of(stock, kind, output_types)):
             node_id = f"{side.name}-{given}-{number}"

@@ -31,13 +31,14 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     kinds = command.add_subparsers(dest="bench", required=True, metavar="KIND")
-    _add_run(kinds, "run", "stock against ours, scenario by scenario", ["single", "batch8"], bench_measure.run)
+    _add_ours(_add_run(kinds, "run", "stock against ours, scenario by scenario", ["single", "batch8"], bench_measure.run))
     _add_run(kinds, "ladder", "stock, then one technique added at a time", ["single"], bench_measure.run_ladder)
     scaling = kinds.add_parser("scaling", help="stock against ours from one picture a batch to many")
     scaling.add_argument(
         "--batches", nargs="+", type=int, metavar="N", default=list(BATCHES), choices=BATCHES, help=_default(BATCHES)
     )
     _add_measuring(scaling)
+    _add_ours(scaling)
     scaling.set_defaults(run=bench_measure.run_scaling)
 
     compare = kinds.add_parser(
@@ -65,7 +66,7 @@ def _default(values: Any) -> str:
     return "default " + " ".join(str(value) for value in values)
 
 
-def _add_run(kinds: Any, name: str, what: str, default: list[str], run: Any) -> None:
+def _add_run(kinds: Any, name: str, what: str, default: list[str], run: Any) -> argparse.ArgumentParser:
     parser = kinds.add_parser(name, help=what, description=what[0].upper() + what[1:] + ".")
     parser.add_argument(
         "--scenarios",
@@ -82,6 +83,19 @@ def _add_run(kinds: Any, name: str, what: str, default: list[str], run: Any) -> 
     )
     _add_measuring(parser)
     parser.set_defaults(run=run)
+    return parser
+
+
+def _add_ours(parser: argparse.ArgumentParser) -> None:
+    ours = parser.add_argument_group("our side")
+    ours.add_argument(
+        "--model",
+        nargs="+",
+        metavar="NAME=VALUE",
+        default=[],
+        help="inputs of Optimize Model that are not to be at their defaults",
+    )
+    ours.add_argument("--vae", nargs="+", metavar="NAME=VALUE", default=[], help="inputs of Optimize VAE, likewise")
 
 
 def _add_measuring(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ from ...engine.errors import BadInputError, PackError
 from ..bench import scenarios
 from ..bench.method import Limits
 from ..bench.record import Record
-from ..bench.scenarios import LADDER, TWO_SIDES, Choices, Scenario, Side, find_scenarios
+from ..bench.scenarios import LADDER, OURS, STOCK, Choices, Scenario, Side, find_scenarios
 from ..server import ComfyServer, ServerError, ServerSetup, known_flags
 from .bench_reports import write_reports
 
@@ -29,7 +29,8 @@ FILES = {"checkpoint": "checkpoints", "lora": "loras", "controlnet": "controlnet
 
 def run(options: argparse.Namespace) -> int:
     """`bench run`."""
-    return _measure(options, [] if options.workflow else find_scenarios(options.scenarios), TWO_SIDES, options.workflow)
+    chosen = [] if options.workflow else find_scenarios(options.scenarios)
+    return _measure(options, chosen, (STOCK, _ours(options)), options.workflow)
 
 
 def run_ladder(options: argparse.Namespace) -> int:
@@ -39,7 +40,29 @@ def run_ladder(options: argparse.Namespace) -> int:
 
 def run_scaling(options: argparse.Namespace) -> int:
     """`bench scaling`."""
-    return _measure(options, find_scenarios([f"batch{size}" for size in options.batches]), TWO_SIDES, None)
+    return _measure(options, find_scenarios([f"batch{size}" for size in options.batches]), (STOCK, _ours(options)), None)
+
+
+def _ours(options: argparse.Namespace) -> Side:
+    """Our side, with the inputs that the user named."""
+    if not options.model and not options.vae:
+        return OURS
+    return Side(
+        "ours",
+        f"Optimize Model and Optimize VAE, {' '.join([*options.model, *options.vae])}",
+        _widgets(options.model),
+        _widgets(options.vae),
+    )
+
+
+def _widgets(pairs: Sequence[str]) -> dict[str, str | int]:
+    found: dict[str, str | int] = {}
+    for pair in pairs:
+        name, sign, value = pair.partition("=")
+        if not sign:
+            raise BadInputError(f"{pair!r} is no setting: write NAME=VALUE, for instance attention=sdpa.")
+        found[name] = int(value) if value.isdigit() else value
+    return found
 
 
 def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Sequence[Side], workflow: Path | None) -> int:

@@ -9,13 +9,16 @@ import pytest
 from fast_sprites.nodes.benchmark.bench import graphs
 from fast_sprites.nodes.benchmark.bench.graphs import Graph
 from fast_sprites.nodes.benchmark.bench.scenarios import (
+    ALONE,
     LADDER,
     OURS,
     SCENARIOS,
     STOCK,
     WORKFLOWS,
     Choices,
-    base_graph,
+    Side,
+    StockGraphs,
+    base_graphs,
     find_scenarios,
     side_graphs,
     stock_graph,
@@ -41,7 +44,10 @@ OUTPUT_TYPES = {
     "VAEDecode": ["IMAGE"],
     "SaveImage": [],
 }
-DEFAULTS = {"OptimizeModel": {"engine": "auto", "attention": "auto"}, "OptimizeVAE": {"precision": "auto"}}
+DEFAULTS = {
+    "OptimizeModel": dict.fromkeys(("engine", "precision", "attention", "cudnn_autotune", "fp16_accumulation"), "auto"),
+    "OptimizeVAE": {"precision": "auto"},
+}
 CHOICES = Choices(
     checkpoint="mine.safetensors", lora="pixel.safetensors", controlnet="canny.safetensors", size=512, steps=7, cfg=3.5
 )
@@ -60,7 +66,8 @@ def assert_whole(graph: Graph) -> None:
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_every_scenario_has_a_stock_and_an_optimised_prompt(scenario: Any):
-    stock = base_graph(scenario, CHOICES, OUTPUT_TYPES)
+    base = base_graphs(scenario, CHOICES, OUTPUT_TYPES)
+    stock = base.stock
     assert_whole(stock)
     assert not {node["class_type"] for node in stock.values()} & set(graphs.PASS_THROUGH)
     (loader,) = nodes_of(stock, "CheckpointLoaderSimple")
@@ -69,10 +76,10 @@ def test_every_scenario_has_a_stock_and_an_optimised_prompt(scenario: Any):
     assert samplers
     assert all(sampler["inputs"]["steps"] == 7 and sampler["inputs"]["cfg"] == 3.5 for sampler in samplers)
 
-    plain, ours = side_graphs(stock, (STOCK, OURS), OUTPUT_TYPES, DEFAULTS)
+    plain, ours = side_graphs(base, (STOCK, OURS), OUTPUT_TYPES, DEFAULTS)
     assert plain.graph == stock
     assert_whole(ours.graph)
-    assert {node["class_type"] for node in ours.graph.values()} - {node["class_type"] for node in stock.values()} == {
+    assert {node["class_type"] for node in ours.graph.values()} - {node["class_type"] for node in base.own.values()} == {
         "OptimizeModel",
         "OptimizeVAE",
     }
@@ -99,45 +106,46 @@ def test_scenarios_have_names_of_their_own():
 def test_the_batch_is_what_the_name_says():
     for size in (1, 32):
         (scenario,) = find_scenarios([f"batch{size}"])
-        (latent,) = nodes_of(base_graph(scenario, CHOICES, OUTPUT_TYPES), "EmptyLatentImage")
+        (latent,) = nodes_of(base_graphs(scenario, CHOICES, OUTPUT_TYPES).stock, "EmptyLatentImage")
         assert latent["inputs"] == {"width": 512, "height": 512, "batch_size": size}
 
 
 def test_hires_draws_twice_and_decodes_the_second():
     (scenario,) = find_scenarios(["hires"])
-    graph = base_graph(scenario, CHOICES, OUTPUT_TYPES)
+    base = base_graphs(scenario, CHOICES, OUTPUT_TYPES)
+    graph = base.stock
     (decode,) = nodes_of(graph, "VAEDecode")
     second = graph[decode["inputs"]["samples"][0]]
     assert second["inputs"]["denoise"] == 0.5
     larger = graph[second["inputs"]["latent_image"][0]]
     first = graph[larger["inputs"]["samples"][0]]
     assert (larger["class_type"], first["inputs"]["denoise"]) == ("LatentUpscaleBy", 1)
-    prompt = side_graphs(graph, (STOCK,), OUTPUT_TYPES, DEFAULTS)[0].prompt(99, "x")
+    prompt = side_graphs(base, (STOCK,), OUTPUT_TYPES, DEFAULTS)[0].prompt(99, "x")
     assert {node["inputs"]["seed"] for node in nodes_of(prompt, "KSampler")} == {99}
 
 
 @pytest.mark.parametrize("name", ["lora", "controlnet"])
 def test_a_scenario_that_needs_a_file_asks_for_it(name: str):
     with pytest.raises(BadInputError, match=f"scenario {name} needs a file: .* --{name}"):
-        base_graph(find_scenarios([name])[0], Choices(), OUTPUT_TYPES)
+        base_graphs(find_scenarios([name])[0], Choices(), OUTPUT_TYPES)
 
 
 def test_the_ladder_adds_one_technique_at_a_time():
-    stock = base_graph(SCENARIOS[0], CHOICES, OUTPUT_TYPES)
-    rungs = side_graphs(stock, LADDER, OUTPUT_TYPES, DEFAULTS)
+    rungs = side_graphs(base_graphs(SCENARIOS[0], CHOICES, OUTPUT_TYPES), LADDER, OUTPUT_TYPES, DEFAULTS)
     settings = [
         {(kind, name, value) for kind in DEFAULTS for node in nodes_of(rung.graph, kind) for name, value in node["inputs"].items() if not isinstance(value, list)}
         for rung in rungs
     ]  # fmt: skip
     assert settings[0] == set()
     assert all(earlier != later for earlier, later in itertools.pairwise(settings))
-    assert [rung.side.name for rung in rungs if rung.side.lossy] == ["accumulation"]
+    assert [rung.side.name for rung in rungs if rung.side.lossy] == ["accumulation", "fp8"]
     assert len({json.dumps(rung.prompt(1, "x"), sort_keys=True) for rung in rungs}) == len(rungs)
 
 
 def test_sides_keep_each_others_loaders_and_optimisers_but_never_samples():
-    stock = base_graph(find_scenarios(["lora"])[0], CHOICES, OUTPUT_TYPES)
-    plain, ours = side_graphs(stock, (STOCK, OURS), OUTPUT_TYPES, DEFAULTS)
+    base = base_graphs(find_scenarios(["lora"])[0], CHOICES, OUTPUT_TYPES)
+    stock = base.stock
+    plain, ours = side_graphs(base, (STOCK, OURS), OUTPUT_TYPES, DEFAULTS)
     prompts = [side.prompt(5, "x") for side in (plain, ours)]
     assert [set(prompt) & set(graphs.seed_nodes(prompt)) for prompt in prompts] == [set(graphs.seed_nodes(stock))] * 2
     resting = {node_id: node for node_id, node in prompts[0].items() if node_id not in plain.graph}
@@ -151,6 +159,28 @@ def test_sides_keep_each_others_loaders_and_optimisers_but_never_samples():
     assert marks == ["stock", "ours"]
 
 
+def test_sprites_are_compared_with_each_drawn_alone():
+    base = base_graphs(find_scenarios(["sprites8"])[0], CHOICES, OUTPUT_TYPES)
+    plain, ours = side_graphs(base, (STOCK, OURS), OUTPUT_TYPES, DEFAULTS)
+    assert plain.alone is None
+    assert ours.alone is not None
+    assert ours.alone.side is ALONE
+    (sampler,) = nodes_of(ours.graph, "BatchSpriteSampler")
+    assert (sampler["inputs"]["count"], sampler["inputs"]["seed_mode"]) == (8, "increment")
+    assert nodes_of(plain.graph, "EmptyLatentImage")[0]["inputs"]["batch_size"] == 8
+    alone = ours.alone.prompt(3, "x")
+    assert nodes_of(alone, "EmptyLatentImage")[0]["inputs"]["batch_size"] == 1
+    assert not nodes_of(ours.alone.graph, "OptimizeModel")
+    # Drawn between two rounds, so it keeps the optimisers' results too.
+    assert len(nodes_of(alone, "OptimizeModel")) == len(nodes_of(plain.prompt(3, "x"), "OptimizeModel")) == 1
+
+
+def test_an_input_that_the_optimiser_lacks_is_refused():
+    base = base_graphs(SCENARIOS[0], CHOICES, OUTPUT_TYPES)
+    with pytest.raises(BadInputError, match="OptimizeModel has no input 'speed': choose from engine, precision"):
+        side_graphs(base, (STOCK, Side("ours", "", {"speed": "high"})), OUTPUT_TYPES, DEFAULTS)
+
+
 def test_a_workflow_of_separate_loaders_gets_the_optimisers_too():
     graph: Graph = {
         "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "sdxl.safetensors"}},
@@ -162,7 +192,8 @@ def test_a_workflow_of_separate_loaders_gets_the_optimisers_too():
         "7": {"class_type": "VAEDecode", "inputs": {"samples": ["6", 0], "vae": ["3", 0]}},
         "8": {"class_type": "SaveImage", "inputs": {"images": ["7", 0], "filename_prefix": "mine"}},
     }
-    _, ours = side_graphs(stock_graph(graph, Choices()), (STOCK, OURS), OUTPUT_TYPES, DEFAULTS)
+    stock = stock_graph(graph, Choices())
+    _, ours = side_graphs(StockGraphs(stock, stock), (STOCK, OURS), OUTPUT_TYPES, DEFAULTS)
     (model,), (vae,) = nodes_of(ours.graph, "OptimizeModel"), nodes_of(ours.graph, "OptimizeVAE")
     assert (model["inputs"]["model"], vae["inputs"]["vae"]) == (["1", 0], ["3", 0])
     (sampling,) = nodes_of(ours.graph, "ModelSamplingDiscrete")

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from fast_sprites.nodes.benchmark.bench.scenarios import OURS, STOCK, Choices, base_graph, find_scenarios, side_graphs
+from fast_sprites.nodes.benchmark.bench.scenarios import OURS, STOCK, Choices, base_graphs, find_scenarios, side_graphs
 from fast_sprites.nodes.benchmark.bench.session import Timeline, _with_probes
 from fast_sprites.nodes.benchmark.client import Cached, NodeStarted, Started, Step
 
@@ -34,11 +34,11 @@ def test_a_prompt_without_steps_has_no_step_time():
     assert timeline.spans_s(1.0) == {}
 
 
-@pytest.mark.parametrize("name", ["single", "batch8", "pixel-art", "hires", "lora", "controlnet"])
+@pytest.mark.parametrize("name", ["single", "batch8", "sprites8", "pixel-art", "hires", "lora", "controlnet"])
 def test_probes_frame_sampling_and_decoding(name: str):
     choices = Choices(lora="a", controlnet="b")
-    stock = base_graph(find_scenarios([name])[0], choices, OUTPUT_TYPES)
-    for side in side_graphs(stock, (STOCK, OURS), OUTPUT_TYPES, DEFAULTS):
+    base = base_graphs(find_scenarios([name])[0], choices, OUTPUT_TYPES)
+    for side in side_graphs(base, (STOCK, OURS), OUTPUT_TYPES, DEFAULTS):
         prompt = side.prompt(3, "x")
         before = json.dumps(prompt)
         probed = _with_probes(prompt, side.graph, OUTPUT_TYPES)
