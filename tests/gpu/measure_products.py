@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from comfy_on_gpu import load_pack
 
 load_pack()
-from fast_sprites.nodes.engine.kernels import reference, triton_kernels  # noqa: E402
+from fast_sprites.nodes.engine.kernels import reference, triton_tokens  # noqa: E402
 from fast_sprites.nodes.engine.kernels.ops import TritonOps  # noqa: E402
 from fast_sprites.nodes.engine.kernels.tuning import DEFAULT, Launch  # noqa: E402
 
@@ -57,10 +57,10 @@ def residual():
             offset = torch.zeros(c, device="cuda")
 
             def before(x=x, weight=weight, bias=bias, total=total, norm=norm):
-                triton_kernels.residual_layer_norm(total, OPS.linear(x, weight, bias), None, *norm, 1e-5)
+                triton_tokens.residual_layer_norm(total, OPS.linear(x, weight, bias), None, *norm, 1e-5)
 
             def now(x=x, weight=weight, total=total, norm=norm, offset=offset):
-                triton_kernels.residual_layer_norm(OPS.linear_onto(total, x, weight), None, offset, *norm, 1e-5)
+                triton_tokens.residual_layer_norm(OPS.linear_onto(total, x, weight), None, offset, *norm, 1e-5)
 
             times = {
                 "product": ms(lambda x=x, weight=weight, bias=bias: OPS.linear(x, weight, bias)),
@@ -90,13 +90,13 @@ def rows():
             tuning = DEFAULT.__class__(**{**vars(DEFAULT), "layer_norm": Launch(rows=r, channels=0, warps=warps)})
             norms = {
                 f"norm delta={d is not None} fp8={f}": ms(
-                    lambda d=d, f=f, x=x, norm=norm, offset=offset, tuning=tuning: triton_kernels.residual_layer_norm(
+                    lambda d=d, f=f, x=x, norm=norm, offset=offset, tuning=tuning: triton_tokens.residual_layer_norm(
                         x, d, offset, *norm, 1e-5, fp8=f, tuning=tuning
                     )
                 )
                 for d, f in ((None, False), (x, True))
             }
-            quantize = ms(lambda x=x, tuning=tuning: triton_kernels.quantize_rows(x, tuning=tuning))
+            quantize = ms(lambda x=x, tuning=tuning: triton_tokens.quantize_rows(x, tuning=tuning))
             show(f"r{r} w{warps}", count, c, blocks, **norms, quantize=quantize)
         show(
             "geglu",

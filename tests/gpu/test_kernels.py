@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 if not torch.cuda.is_available():
     pytest.skip("needs a CUDA device", allow_module_level=True)
 
-from fast_sprites.nodes.engine.kernels import reference, triton_kernels  # noqa: E402
+from fast_sprites.nodes.engine.kernels import reference, triton_pictures, triton_tokens  # noqa: E402
 from fast_sprites.nodes.engine.kernels.ops import TritonOps  # noqa: E402
 
 # Both round once from fp32 to the dtype; sums run in another order.
@@ -40,7 +40,7 @@ def test_group_norm(dtype, shape, with_add, offset):
     weight, bias = random(shape[-1], dtype=dtype), random(shape[-1], dtype=dtype)
     add = random(shape[0], shape[-1], dtype=dtype) if with_add else None
     for silu in (False, True):
-        out = triton_kernels.group_norm(x, weight, bias, 32, 1e-5, add=add, silu=silu)
+        out = triton_pictures.group_norm(x, weight, bias, 32, 1e-5, add=add, silu=silu)
         assert relative_error(out, reference.group_norm(x, weight, bias, 32, 1e-5, add=add, silu=silu)) < TOLERANCE[dtype]
 
 
@@ -50,7 +50,7 @@ def test_group_norm_of_two_pictures(dtype, shape, first):
     x = random(*shape, dtype=dtype, offset=3.0)
     weight, bias, add = random(shape[-1], dtype=dtype), random(shape[-1], dtype=dtype), random(shape[0], shape[-1], dtype=dtype)
     parts = x[..., :first].contiguous(), x[..., first:].contiguous()
-    out = triton_kernels.group_norm(parts[0], weight, bias, 32, 1e-5, second=parts[1], add=add)
+    out = triton_pictures.group_norm(parts[0], weight, bias, 32, 1e-5, second=parts[1], add=add)
     assert relative_error(out, reference.group_norm(x, weight, bias, 32, 1e-5, add=add)) < TOLERANCE[dtype]
 
 
@@ -61,15 +61,15 @@ def test_layer_norm_geglu_and_bias(dtype, shape):
     weight, bias = random(shape[-1], dtype=dtype), random(shape[-1], dtype=dtype)
     for maybe, offset in itertools.product((None, delta), (None, torch.randn(shape[-1], device="cuda"))):
         for out, expected in zip(
-            triton_kernels.residual_layer_norm(x, maybe, offset, weight, bias, 1e-5),
+            triton_tokens.residual_layer_norm(x, maybe, offset, weight, bias, 1e-5),
             reference.residual_layer_norm(x, maybe, offset, weight, bias, 1e-5),
             strict=True,
         ):
             assert relative_error(out, expected) < TOLERANCE[dtype]
     for b, r in ((bias, delta), (bias, None), (None, delta)):
-        assert relative_error(triton_kernels.add_bias(x, b, r), reference.add_bias(x, b, r)) < TOLERANCE[dtype]
+        assert relative_error(triton_tokens.add_bias(x, b, r), reference.add_bias(x, b, r)) < TOLERANCE[dtype]
     projected = random(*shape[:-1], 8 * shape[-1], dtype=dtype)
-    assert relative_error(triton_kernels.geglu(projected), reference.geglu(projected)) < TOLERANCE[dtype]
+    assert relative_error(triton_tokens.geglu(projected), reference.geglu(projected)) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -78,7 +78,7 @@ def test_upsample(dtype, shape):
     x = random(*shape, dtype=dtype)
     for size in ((2 * shape[1], 2 * shape[2]), (2 * shape[1] - 1, 2 * shape[2] - 1)):
         expected = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), size=size, mode="nearest")
-        assert torch.equal(triton_kernels.upsample(x, size), expected.permute(0, 2, 3, 1))
+        assert torch.equal(triton_pictures.upsample(x, size), expected.permute(0, 2, 3, 1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -108,13 +108,13 @@ def test_quantising_kernels(dtype, shape):
     x[..., 3] *= 50  # an outlier channel
     x[0, 0] = 0
     weight, bias, offset = random(shape[-1], dtype=dtype), random(shape[-1], dtype=dtype), torch.randn(shape[-1], device="cuda")
-    check_fp8(triton_kernels.quantize_rows(x), reference.quantize_rows(x))
-    total, normed = triton_kernels.residual_layer_norm(x, delta, offset, weight, bias, 1e-5, fp8=True)
+    check_fp8(triton_tokens.quantize_rows(x), reference.quantize_rows(x))
+    total, normed = triton_tokens.residual_layer_norm(x, delta, offset, weight, bias, 1e-5, fp8=True)
     expected_total, expected = reference.residual_layer_norm_fp8(x, delta, offset, weight, bias, 1e-5)
     assert relative_error(total, expected_total) < TOLERANCE[dtype]
     check_fp8(normed, expected)
     projected = random(*shape[:-1], 8 * shape[-1], dtype=dtype)
-    check_fp8(triton_kernels.geglu_fp8(projected), reference.geglu_fp8(projected))
+    check_fp8(triton_tokens.geglu_fp8(projected), reference.geglu_fp8(projected))
 
 
 @needs_fp8

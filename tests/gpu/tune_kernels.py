@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from comfy_on_gpu import load_pack
 
 load_pack()
-from fast_sprites.nodes.engine.kernels import triton_kernels as kernels  # noqa: E402
+from fast_sprites.nodes.engine.kernels import triton_pictures, triton_tokens  # noqa: E402
 from fast_sprites.nodes.engine.kernels.tuning import DEFAULT, Launch  # noqa: E402
 
 # (shape, how often a step runs it): the largest part of each kernel's work.
@@ -60,13 +60,13 @@ def main():
         return parameters.setdefault(c, (half(c), half(c)))
 
     def norm(x, tuning):
-        kernels.group_norm(x, *affine(x.shape[-1]), 32, 1e-5, tuning=tuning)
+        triton_pictures.group_norm(x, *affine(x.shape[-1]), 32, 1e-5, tuning=tuning)
 
     def layer_norm(x, tuning):
-        kernels.residual_layer_norm(x, None, None, *affine(x.shape[-1]), 1e-5, tuning=tuning)
+        triton_tokens.residual_layer_norm(x, None, None, *affine(x.shape[-1]), 1e-5, tuning=tuning)
 
     def geglu(x, tuning):
-        kernels.geglu(x, tuning=tuning)
+        triton_tokens.geglu(x, tuning=tuning)
 
     geglus = itertools.product((1, 2, 4), (512, 1024), (4, 8))
     sweep("geglu", geglu, PROJECTED, [Launch(rows=r, channels=c, warps=w) for r, c, w in geglus])

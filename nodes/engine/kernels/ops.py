@@ -136,7 +136,8 @@ class TritonOps(TorchOps):
     name = "triton"
 
     def __init__(self) -> None:
-        self._kernels: ModuleType = importlib.import_module(".triton_kernels", __package__)
+        self._pictures: ModuleType = importlib.import_module(".triton_pictures", __package__)
+        self._tokens: ModuleType = importlib.import_module(".triton_tokens", __package__)
         self._arena: Arena | None = None
 
     @contextlib.contextmanager
@@ -166,27 +167,27 @@ class TritonOps(TorchOps):
         silu: bool = True,
     ) -> Tensor:
         """See reference.group_norm."""
-        return self._kernels.group_norm(x, weight, bias, groups, eps, second=second, add=add, silu=silu, empty=self._empty)
+        return self._pictures.group_norm(x, weight, bias, groups, eps, second=second, add=add, silu=silu, empty=self._empty)
 
     def add_bias(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """See reference.add_bias."""
-        return self._kernels.add_bias(x, bias, residual, empty=self._empty)
+        return self._tokens.add_bias(x, bias, residual, empty=self._empty)
 
     def residual_layer_norm(
         self, x: Tensor, delta: Tensor | None, offset: Tensor, weight: Tensor, bias: Tensor, eps: float, *, fp8: bool = False
     ) -> tuple[Tensor, Tensor | Fp8Rows]:
         """See reference.residual_layer_norm and residual_layer_norm_fp8."""
-        return self._kernels.residual_layer_norm(x, delta, offset, weight, bias, eps, fp8=fp8, empty=self._empty)
+        return self._tokens.residual_layer_norm(x, delta, offset, weight, bias, eps, fp8=fp8, empty=self._empty)
 
     def geglu(self, projected: Tensor, *, fp8: bool = False) -> Tensor | Fp8Rows:
         """See reference.geglu and geglu_fp8."""
         if fp8:
-            return self._kernels.geglu_fp8(projected, empty=self._empty)
-        return self._kernels.geglu(projected, empty=self._empty)
+            return self._tokens.geglu_fp8(projected, empty=self._empty)
+        return self._tokens.geglu(projected, empty=self._empty)
 
     def quantize_rows(self, x: Tensor) -> Fp8Rows:
         """See reference.quantize_rows."""
-        return self._kernels.quantize_rows(x.contiguous(), empty=self._empty)
+        return self._tokens.quantize_rows(x.contiguous(), empty=self._empty)
 
     def fp8_linear(self, x: Fp8Rows, weight: Fp8Rows, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         """See reference.fp8_linear; products are summed in fewer bits than fp32 (use_fast_accum)."""
@@ -242,7 +243,7 @@ class TritonOps(TorchOps):
 
     def upsample(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Return the picture at `size` (height, width), nearest neighbour."""
-        return self._kernels.upsample(x, size, empty=self._empty)
+        return self._pictures.upsample(x, size, empty=self._empty)
 
 
 def engine_ops(engine: str) -> TorchOps:

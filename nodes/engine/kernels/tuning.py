@@ -1,6 +1,13 @@
-"""Launch sizes of the Triton kernels, by compute capability; measured by tests/gpu/tune_kernels.py."""
+"""Launch sizes of the Triton kernels, by compute capability; measured by tests/gpu/tune_kernels.py and measure_products.py."""
 
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Empty = Callable[[Sequence[int], torch.dtype, torch.device], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,3 +49,14 @@ BY_CAPABILITY = {
 def tuning_for(capability: tuple[int, int]) -> Tuning:
     """Return the launch sizes for a compute capability."""
     return BY_CAPABILITY.get(capability, DEFAULT)
+
+
+@functools.cache
+def device_tuning(device: torch.device) -> Tuning:
+    """Return the launch sizes for a device; the defaults for a CPU, where kernels run in Triton's interpreter."""
+    return tuning_for(torch.cuda.get_device_capability(device)) if device.type == "cuda" else DEFAULT
+
+
+def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return an uninitialised tensor of torch's allocator."""
+    return torch.empty(tuple(shape), dtype=dtype, device=device)

@@ -15,7 +15,7 @@ assert spec is not None
 assert spec.loader is not None
 sys.modules["fast_sprites"] = importlib.util.module_from_spec(spec)
 
-from fast_sprites.nodes.engine.kernels import reference, triton_kernels  # noqa: E402
+from fast_sprites.nodes.engine.kernels import reference, triton_pictures, triton_tokens  # noqa: E402
 
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 1e-4}
 
@@ -39,34 +39,34 @@ for dtype, (n, h, w, c) in ((torch.float32, (2, 4, 3, 64)), (torch.float32, (1, 
     for extra, silu in itertools.product((None, add), (True, False)):
         check(
             "group_norm",
-            triton_kernels.group_norm(x, weight, bias, 32, 1e-5, add=extra, silu=silu),
+            triton_pictures.group_norm(x, weight, bias, 32, 1e-5, add=extra, silu=silu),
             reference.group_norm(x, weight, bias, 32, 1e-5, add=extra, silu=silu),
         )
     cut = c // 2 + 16
     split = x[..., :cut].contiguous(), x[..., cut:].contiguous()
     check(
         "group_norm of two",
-        triton_kernels.group_norm(split[0], weight, bias, 32, 1e-5, second=split[1], add=add),
+        triton_pictures.group_norm(split[0], weight, bias, 32, 1e-5, second=split[1], add=add),
         reference.group_norm(x, weight, bias, 32, 1e-5, add=add),
     )
     for b, residual in ((bias, x), (bias, None), (None, x)):
-        check("add_bias", triton_kernels.add_bias(x, b, residual), reference.add_bias(x, b, residual))
+        check("add_bias", triton_tokens.add_bias(x, b, residual), reference.add_bias(x, b, residual))
     tokens = x.view(n, h * w, c)
     for delta, offset in itertools.product((None, torch.randn_like(tokens)), (None, torch.randn(c))):
-        norms = (triton_kernels.residual_layer_norm, reference.residual_layer_norm)
+        norms = (triton_tokens.residual_layer_norm, reference.residual_layer_norm)
         ours, theirs = (norm(tokens, delta, offset, weight, bias, 1e-5) for norm in norms)
         check("sum", ours[0], theirs[0])
         check("residual_layer_norm", ours[1], theirs[1])
-        ours = triton_kernels.residual_layer_norm(tokens, delta, offset, weight, bias, 1e-5, fp8=True)
+        ours = triton_tokens.residual_layer_norm(tokens, delta, offset, weight, bias, 1e-5, fp8=True)
         theirs = reference.residual_layer_norm_fp8(tokens, delta, offset, weight, bias, 1e-5)
         check("sum", ours[0], theirs[0])
         check("residual_layer_norm_fp8", ours[1], theirs[1])
     projected = torch.randn(n, h * w, 2 * c).to(dtype)
-    check("geglu", triton_kernels.geglu(projected), reference.geglu(projected))
-    check("geglu_fp8", triton_kernels.geglu_fp8(projected), reference.geglu_fp8(projected))
+    check("geglu", triton_tokens.geglu(projected), reference.geglu(projected))
+    check("geglu_fp8", triton_tokens.geglu_fp8(projected), reference.geglu_fp8(projected))
     tokens[0, 0] = 0
-    check("quantize_rows", triton_kernels.quantize_rows(tokens), reference.quantize_rows(tokens))
+    check("quantize_rows", triton_tokens.quantize_rows(tokens), reference.quantize_rows(tokens))
     for size in ((2 * h, 2 * w), (2 * h - 1, 2 * w + 1)):
         expected = torch.nn.functional.interpolate(x.permute(0, 3, 1, 2), size=size, mode="nearest").permute(0, 2, 3, 1)
-        assert torch.equal(triton_kernels.upsample(x, size), expected)
+        assert torch.equal(triton_pictures.upsample(x, size), expected)
 print("kernels agree")
