@@ -22,6 +22,10 @@ class ClientError(PackError):
     """The server refused a request, could not be reached or went away."""
 
 
+class UnreachableError(ClientError):
+    """The server does not answer, or no longer."""
+
+
 class PromptRefusedError(ClientError):
     """The server's validation refused a prompt; `reasons` holds one sentence for each cause."""
 
@@ -182,7 +186,7 @@ class ComfyClient:
     async def follow(self, prompt_id: str) -> AsyncIterator[Event]:
         """The events of a queued prompt until it has ended; the last is Succeeded, Failed or Cancelled.
 
-        Raises ClientError if the server goes away. Events of other prompts are dropped.
+        Raises UnreachableError if the server goes away. Events of other prompts are dropped.
         """
         outcome: Event | None = None
         async for message in self._socket:
@@ -200,7 +204,7 @@ class ComfyClient:
                 outcome = event
             elif event is not None:
                 yield event
-        raise ClientError("ComfyUI went away while it was working: see the end of its log.")
+        raise UnreachableError("ComfyUI went away while it was working: see the end of its log.")
 
     async def run(self, prompt: Prompt, workflow: Mapping[str, Any] | None = None) -> tuple[list[Event], History]:
         """Queue a prompt, wait for its end, and return its events and what it left."""
@@ -266,7 +270,7 @@ class ComfyClient:
             async with self._session.request(method, path, **arguments) as response:
                 yield response
         except aiohttp.ClientError as error:
-            raise ClientError(f"ComfyUI does not answer {method} {path} ({error}): see the end of its log.") from error
+            raise UnreachableError(f"ComfyUI does not answer {method} {path} ({error}): see the end of its log.") from error
 
 
 @asynccontextmanager
@@ -278,6 +282,6 @@ async def connect(address: str) -> AsyncGenerator[ComfyClient, None]:
         try:
             socket = await session.ws_connect(f"/ws?clientId={client_id}", max_msg_size=0)
         except aiohttp.ClientError as error:
-            raise ClientError(f"No ComfyUI answers at {address} ({error}): start it, or check the address.") from error
+            raise UnreachableError(f"No ComfyUI answers at {address} ({error}): start it, or check the address.") from error
         async with socket:
             yield ComfyClient(session, socket, client_id)

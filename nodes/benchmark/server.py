@@ -1,6 +1,7 @@
 """Starts a ComfyUI server as a process of its own and stops it again."""
 
 import contextlib
+import ctypes
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +44,14 @@ class ServerSetup:
     log: Path
     flags: tuple[str, ...] = ()
     port: int | None = None
+    ends_with_parent: bool = False
+    """Linux alone: the kernel kills the server when the thread that started it ends, even by a kill."""
+
+
+def _end_with_parent() -> Callable[[], object]:
+    """What the new process does before it becomes ComfyUI: prctl(PR_SET_PDEATHSIG, SIGKILL)."""
+    prctl = ctypes.CDLL(None).prctl  # looked up before the fork, after which another thread may hold a lock for ever
+    return lambda: prctl(1, int(signal.SIGKILL))
 
 
 def free_port() -> int:
@@ -116,6 +125,7 @@ class ComfyServer:
                 stderr=subprocess.STDOUT,
                 # A group of its own: Ctrl-C reaches us alone, and stop() reaches everything that the server started.
                 start_new_session=sys.platform != "win32",
+                preexec_fn=_end_with_parent() if self.setup.ends_with_parent and sys.platform == "linux" else None,
                 creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
             )
         try:

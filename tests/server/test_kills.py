@@ -70,7 +70,7 @@ def request(folder: Path, address: str, seed: int = 7) -> list[str | Path]:
 def records(output: Path) -> list[dict[str, Any]]:
     """The manifest's sprites."""
     lines = (output / "manifest.jsonl").read_bytes().split(b"\n")[:-1] if (output / "manifest.jsonl").exists() else []
-    return [json.loads(line) for line in lines[1:]]
+    return [record for line in lines if (record := json.loads(line))["kind"] == "sprite"]
 
 
 def pixels(path: Path) -> NDArray[np.int16]:

@@ -12,6 +12,7 @@ from ...engine.errors import BadInputError, PackError
 from ...engine.sprites.prompts import ALTERNATIVES
 
 if TYPE_CHECKING:
+    from ..generate.cluster import ClusterSpec
     from ..generate.request import GenerateRequest
 
 DEFAULT_SERVER = "127.0.0.1:8188"
@@ -57,11 +58,39 @@ def add_parser(commands: Any) -> None:
     seeds.add_argument("--seed", type=int, metavar="N", help="seeds N, N + 1, ... (default: from a random N, which is shown)")
     seeds.add_argument("--seeds", metavar="LIST", help="these seeds: 7,12,99")
     seeds.add_argument("--random-seeds", action="store_true", default=None, help="unrelated random seeds, kept in the manifest")
+    _add_cluster(command)
     command.set_defaults(run=run)
+
+
+def _add_cluster(command: argparse.ArgumentParser) -> None:
+    cluster = command.add_argument_group("on a Ray cluster (docs/cluster.md)")
+    cluster.add_argument("--cluster", metavar="ADDRESS", help="auto, local, HOST:PORT or ray://HOST:PORT")
+    cluster.add_argument("--workers", type=int, metavar="N", default=0, help="how many (default: as many as there is room for)")
+    cluster.add_argument("--gpus-per-worker", type=float, metavar="N", default=1.0, help="GPUs that a worker takes (default 1)")
+    cluster.add_argument(
+        "--worker-resource",
+        type=_resource,
+        action="append",
+        metavar="NAME=N",
+        default=[],
+        help="Ray resources that it takes besides",
+    )
+    cluster.add_argument(
+        "--comfyui", metavar="DIR", help="ComfyUI's folder on every node, to start (default: use --server on each)"
+    )
+    cluster.add_argument("--comfyui-base", metavar="DIR", help="its folder of models and custom nodes, if that is another")
+    cluster.add_argument("--comfyui-python", metavar="FILE", help="the Python that it runs on (default: Ray's)")
+    cluster.add_argument("--comfyui-flag", action="append", metavar="FLAG", default=[], help="as --comfyui-flag=--lowvram")
+
+
+def _resource(text: str) -> tuple[str, float]:
+    name, _, amount = text.partition("=")
+    return name, float(amount)
 
 
 def run(options: argparse.Namespace) -> int:
     """Draw; 0 when every sprite is on disk. Raises PackError with one sentence, and the command that goes on where that helps."""
+    from ..generate.cluster import generate_on_cluster, open_cluster
     from ..generate.manifest import NAME, Manifest
     from ..generate.progress import Progress
     from ..generate.run import StoppedError, base_url, generate, require_server
@@ -69,11 +98,18 @@ def run(options: argparse.Namespace) -> int:
     if not 1 <= options.job_size <= MAX_JOB_SIZE:
         raise BadInputError(f"--job-size is {options.job_size}; set it between 1 and {MAX_JOB_SIZE}.")
     address = base_url(options.server)
+    cluster = None if options.cluster is None else _cluster(options, address)
+
+    def require(request: "GenerateRequest") -> Any:
+        """Ray's module, connected, or None for a server that can draw the request."""
+        return asyncio.run(require_server(address, request)) if cluster is None else open_cluster(cluster)
+
+    ray = None
     if options.resume and ((options.output / NAME).exists() or options.prompts is None):
         manifest = Manifest.resume(options.output)
     else:
         request = _request(options)
-        asyncio.run(require_server(address, request))
+        ray = require(request)
         manifest = Manifest.create(options.output, request)
     with manifest:
         request = manifest.request
@@ -85,11 +121,14 @@ def run(options: argparse.Namespace) -> int:
         if not missing:
             return 0
         if options.resume:
-            asyncio.run(require_server(address, request))
+            ray = require(request)
         progress = Progress(len(request), manifest.num_finished)
         go_on = _resume_command(options)
         try:
-            asyncio.run(generate(manifest, address, options.job_size, progress))
+            if cluster is None:
+                asyncio.run(generate(manifest, address, options.job_size, progress))
+            else:
+                generate_on_cluster(ray, manifest, cluster, options.job_size, progress)
         except StoppedError as error:
             progress.end()
             raise PackError(
@@ -130,6 +169,16 @@ def _request(options: argparse.Namespace) -> "GenerateRequest":
     )
     configured(request)  # refuses what no server could draw
     return request
+
+
+def _cluster(options: argparse.Namespace, address: str) -> "ClusterSpec":
+    """The cluster that the options name."""
+    from ..generate.cluster import ClusterSpec
+    from ..generate.worker import WorkerSpec
+
+    flags = tuple(options.comfyui_flag)
+    worker = WorkerSpec(address, options.comfyui, options.comfyui_base, options.comfyui_python, flags)
+    return ClusterSpec(options.cluster, worker, options.workers, options.gpus_per_worker, dict(options.worker_resource))
 
 
 def _refuse_other_request(options: argparse.Namespace, request: "GenerateRequest") -> None:
@@ -175,4 +224,17 @@ def _resume_command(options: argparse.Namespace) -> str:
     words = ["generate", "--output", str(options.output), "--resume"]
     if options.server != DEFAULT_SERVER:
         words += ["--server", options.server]
+    if options.cluster is not None:
+        words += _cluster_words(options)
     return f"{program} {shlex.join(words)}"
+
+
+def _cluster_words(options: argparse.Namespace) -> list[str]:
+    """The cluster's options as they were given."""
+    words = ["--cluster", options.cluster, "--gpus-per-worker", f"{options.gpus_per_worker:g}"]
+    for name in ("comfyui", "comfyui_base", "comfyui_python"):
+        if getattr(options, name) is not None:
+            words += [f"--{name.replace('_', '-')}", getattr(options, name)]
+    words += ["--workers", str(options.workers)] if options.workers else []
+    words += [f"--comfyui-flag={flag}" for flag in options.comfyui_flag]
+    return words + [f"--worker-resource={name}={amount:g}" for name, amount in options.worker_resource]

@@ -48,6 +48,8 @@ class Manifest:
         self._lines = lines
         self._finished = bytearray(len(request))
         self.num_finished = 0
+        self.facts: dict[str, Any] = {}
+        """Versions and checkpoint that the batch was begun with on a cluster; empty elsewhere."""
 
     @classmethod
     def create(cls, folder: Path, request: GenerateRequest) -> "Manifest":
@@ -92,7 +94,10 @@ class Manifest:
         return manifest
 
     def _take(self, record: dict[str, Any], number: int) -> None:
-        """Count a sprite as finished if its file is there, whole."""
+        """Count a sprite as finished if its file is there, whole; keep the facts."""
+        if record["kind"] == "facts":
+            self.facts |= record
+            return
         try:
             index, name, size = int(record["index"]), str(record["file"]), int(record["bytes"])
             expected = self.request.sprite(index)
@@ -150,6 +155,13 @@ class Manifest:
         )
         self._mark(sprite.index)
         return True
+
+    def set_facts(self, facts: dict[str, Any]) -> None:
+        """Keep what the first worker of a cluster is, for all later ones to equal; what is known already stays. Raises OSError."""
+        new = {name: value for name, value in facts.items() if value is not None and name not in self.facts}
+        if new:
+            self._lines.append({"kind": "facts", **new})
+            self.facts |= new
 
     def __enter__(self) -> "Manifest":
         """The manifest itself."""

@@ -113,10 +113,9 @@ def test_a_sprite_whose_file_is_not_there_whole_is_missing(half, change):
 
 
 def test_a_second_writer_is_refused(half):
-    with Manifest.resume(half):
-        # Locks belong to open files, so that another one in the same process is as foreign as one in another.
-        with pytest.raises(ManifestError, match="is being written by another generate"):
-            Manifest.resume(half)
+    # Locks belong to open files, so that another one in the same process is as foreign as one in another.
+    with Manifest.resume(half), pytest.raises(ManifestError, match="is being written by another generate"):
+        Manifest.resume(half)
     Manifest.resume(half).__exit__(None, None, None)
 
 

@@ -1,0 +1,287 @@
+"""Draws what is missing in a manifest on a Ray cluster: one worker with a ComfyUI for each GPU, the same jobs, the same manifest.
+
+Ray places the workers, starts lost ones anew and runs their jobs again (https://docs.ray.io/en/latest/ray-core/fault_tolerance/actors.html);
+jobs may run twice, for a sprite that is finished is not taken again.
+"""
+
+import importlib
+import io
+import math
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...engine.errors import BadInputError, PackError
+from .manifest import Manifest
+from .progress import Progress
+from .request import PACK_ROOT, Job, Sprite
+from .run import QUEUED_JOBS, StoppedError
+from .worker import DrawnJob, SpriteWorker, WorkerFacts, WorkerSpec, facts_differ
+from .workflow import configured, file_extension, sprite_nodes
+
+WAIT_S = 1.0
+STOP_TIMEOUT_S = 20.0
+JOB_RETRIES = 3
+"""How often Ray runs a job again whose worker died; a job that takes ComfyUI down each time must not do so for ever."""
+MAX_MEAN_DIFFERENCE = 4.0
+"""Of 255: the first sprite, drawn by every worker. Cards of different kinds round differently, which the steps amplify."""
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """The cluster and what a worker takes of it."""
+
+    address: str
+    """`local`, `auto`, `HOST:PORT` or `ray://HOST:PORT`."""
+    worker: WorkerSpec
+    num_workers: int = 0
+    """0: as many as the cluster has room for now."""
+    gpus_per_worker: float = 1.0
+    resources: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass
+class _Worker:
+    """A worker as the driver sees it."""
+
+    number: int
+    actor: Any
+    facts: WorkerFacts | None = None
+    is_checked: bool = False
+    """Whether it is the batch's kind and has drawn the batch's first sprite."""
+    num_sprites: int = 0
+
+
+@dataclass
+class _Running:
+    """A job on a worker; `job` is None for the question for its facts."""
+
+    worker: _Worker
+    job: Job | None
+    is_probe: bool = False
+
+
+def open_cluster(spec: ClusterSpec) -> Any:
+    """Connect to the cluster and return the module `ray`; raises BadInputError if there is none, or one of another version."""
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ImportError as error:
+        raise BadInputError("--cluster needs Ray, which is not installed: pip install 'fast-sprites[cluster]'.") from error
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if __name__.startswith("nodes."):  # a clone, which the workers cannot import by themselves
+        options["runtime_env"] = {"py_modules": [str(PACK_ROOT / "nodes")]}
+    try:
+        ray.init(address=None if spec.address == "local" else spec.address, **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:  # RuntimeError: other versions of Ray or Python
+        reason = " ".join(str(error).split())
+        raise BadInputError(
+            f"The cluster {spec.address!r} cannot be used ({reason}): start it (ray start --head), or name its address."
+        ) from error
+    return ray
+
+
+def generate_on_cluster(ray: Any, manifest: Manifest, spec: ClusterSpec, job_size: int, progress: Progress) -> None:
+    """Draw every missing sprite and put it on disk; raises BadInputError if no node has room, StoppedError if the batch breaks off."""
+    try:
+        _Batch(ray, manifest, spec, job_size, progress).run()
+    finally:
+        ray.shutdown()
+
+
+class _Batch:
+    def __init__(self, ray: Any, manifest: Manifest, spec: ClusterSpec, job_size: int, progress: Progress) -> None:
+        self._ray, self._manifest, self._spec, self._progress = ray, manifest, spec, progress
+        self._graph = configured(manifest.request)
+        self._extension = file_extension(self._graph, sprite_nodes(self._graph))
+        self._jobs: Iterator[Job] = manifest.jobs(job_size)
+        self._again: deque[Job] = deque()
+        self._unqueued = len(manifest.request) - manifest.num_finished
+        """Missing sprites that no worker has yet."""
+        self._running: dict[Any, _Running] = {}
+        self._refused: list[str] = []
+        self._workers: list[_Worker] = []
+
+    def run(self) -> None:
+        count = self._spec.num_workers or self._room()
+        actor = self._ray.remote(SpriteWorker)
+        self._workers = [_Worker(number, self._start(actor, number)) for number in range(1, count + 1)]
+        for worker in self._workers:
+            self._ask(worker)
+        began = time.monotonic()
+        try:
+            while self._manifest.num_finished < len(self._manifest.request):
+                self._hand_out()
+                if not self._running:
+                    raise StoppedError("No worker is left: " + " ".join(self._refused))
+                done, _ = self._ray.wait(list(self._running), timeout=WAIT_S)
+                for ref in done:
+                    self._take(ref, self._running.pop(ref))
+                self._progress.show(self._manifest.num_finished)
+        finally:
+            self._stop()
+        self._say_rates(time.monotonic() - began)
+
+    def _room(self) -> int:
+        """How many workers the cluster has resources for."""
+        has = self._ray.cluster_resources()
+        wants = {"GPU": self._spec.gpus_per_worker, **self._spec.resources}
+        shares = [math.floor(has.get(name, 0.0) / amount) for name, amount in wants.items() if amount > 0]
+        nodes = [node for node in self._ray.nodes() if node["Alive"]]
+        if shares and min(shares) < 1:
+            names = ", ".join(node["NodeManagerHostname"] for node in nodes)
+            wanted = ", ".join(f"{amount:g} {name}" for name, amount in wants.items() if amount > 0)
+            raise BadInputError(
+                f"No node of the cluster ({names}) has {wanted} for a worker: start nodes that do, or draw without by --gpus-per-worker 0."
+            )
+        return min(shares) if shares else len(nodes)
+
+    def _start(self, actor: Any, number: int) -> Any:
+        options = actor.options(
+            num_cpus=0 if self._spec.gpus_per_worker else 1,
+            num_gpus=self._spec.gpus_per_worker,
+            resources=self._spec.resources or None,
+            max_restarts=-1,
+            max_task_retries=JOB_RETRIES,
+            max_concurrency=QUEUED_JOBS + 1,
+            scheduling_strategy="SPREAD",
+        )
+        return options.remote(self._spec.worker, self._graph)
+
+    def _hand_out(self) -> None:
+        """Give every checked worker what it can queue; at the end, idle ones draw what others have not finished yet."""
+        load = Counter(running.worker.number for running in self._running.values())
+        ready = [worker for worker in self._workers if worker.is_checked]
+        for worker in sorted(ready, key=lambda worker: load[worker.number]):
+            while load[worker.number] < QUEUED_JOBS:
+                job = self._next_job() or (self._unfinished_of_others(worker) if not load[worker.number] else None)
+                if job is None:
+                    break
+                name = f"sprites {job.sprites[0].index + 1} to {job.sprites[-1].index + 1}"
+                self._running[worker.actor.draw.options(name=name).remote(job)] = _Running(worker, job)
+                load[worker.number] += 1
+
+    def _next_job(self) -> Job | None:
+        """The next missing sprites; jobs shrink when few are left, so that all workers end together."""
+        job = self._again.popleft() if self._again else next(self._jobs, None)
+        if job is None:
+            return None
+        most = max(1, math.ceil(self._unqueued / (QUEUED_JOBS * len(self._workers))))
+        if len(job.sprites) > most:
+            self._again.appendleft(Job(job.sprites[most:]))
+            job = Job(job.sprites[:most])
+        self._unqueued -= len(job.sprites)
+        return job
+
+    def _unfinished_of_others(self, worker: _Worker) -> Job | None:
+        copies = Counter(running.job for running in self._running.values() if running.job is not None)
+        return next(
+            (
+                running.job
+                for running in self._running.values()
+                if running.job is not None and running.worker is not worker and copies[running.job] == 1
+            ),
+            None,
+        )
+
+    def _take(self, ref: Any, running: _Running) -> None:
+        errors = self._ray.exceptions
+        try:
+            answer = self._ray.get(ref)
+        except errors.RayTaskError as error:
+            if not isinstance(error.cause, PackError):
+                raise
+            self._lose(running, str(error.cause))
+        except errors.RayActorError:
+            self._lose(running, f"Worker {running.worker.number} died {JOB_RETRIES + 1} times: see its log in Ray's dashboard.")
+        else:
+            if running.job is None:
+                self._compare(running.worker, answer)
+            elif running.worker.facts is None or answer.node != running.worker.facts.node:
+                self._ask_anew(running)
+            elif running.is_probe:
+                self._accept(running.worker, answer)
+            else:
+                self._keep(running.worker, running.job, answer)
+
+    def _lose(self, running: _Running, reason: str) -> None:
+        """Go on without a worker; its jobs go to others."""
+        if running.worker in self._workers:
+            self._workers.remove(running.worker)
+            self._refused.append(reason)
+            print(f"\n{reason}", file=sys.stderr, flush=True)
+            self._ray.kill(running.worker.actor)
+        self._give_back(running)
+
+    def _give_back(self, running: _Running) -> None:
+        if running.job is not None and not running.is_probe:
+            self._again.append(running.job)
+            self._unqueued += len(running.job.sprites)
+
+    def _ask(self, worker: _Worker) -> None:
+        self._running[worker.actor.facts.remote()] = _Running(worker, None)
+
+    def _ask_anew(self, running: _Running) -> None:
+        """Ray has started the worker anew, maybe on another node: what it drew counts only once it is checked again."""
+        if running.worker.facts is not None:
+            running.worker.facts, running.worker.is_checked = None, False
+            self._ask(running.worker)
+        self._give_back(running)
+
+    def _compare(self, worker: _Worker, facts: WorkerFacts) -> None:
+        """Compare a worker's versions with the batch's and have it draw the first sprite, which also warms its engine up."""
+        self._manifest.set_facts(facts.of_batch())
+        differs = facts_differ(facts, self._manifest.facts)
+        if differs is not None:
+            self._lose(_Running(worker, None), f"{differs}: make them the same.")
+            return
+        worker.facts = facts
+        job = Job((self._manifest.request.sprite(0),))
+        ref = worker.actor.draw.options(name="first sprite, to compare").remote(job)
+        self._running[ref] = _Running(worker, job, is_probe=True)
+
+    def _accept(self, worker: _Worker, drawn: DrawnJob) -> None:
+        """Let a worker draw if its first sprite is that of the batch."""
+        first = self._manifest.request.sprite(0)
+        self._add(worker, first, drawn.files[0])
+        expected = (self._manifest.folder / (self._manifest.request.file_stem(first) + self._extension)).read_bytes()
+        difference = mean_difference(drawn.files[0], expected)
+        if difference > MAX_MEAN_DIFFERENCE:
+            reason = f"{drawn.node} draws another first sprite than the batch's (by {difference:.1f} of 255): it is left out."
+            self._lose(_Running(worker, None), reason)
+            return
+        worker.is_checked = True
+
+    def _keep(self, worker: _Worker, job: Job, drawn: DrawnJob) -> None:
+        for sprite, picture in zip(job.sprites, drawn.files, strict=True):
+            self._add(worker, sprite, picture)
+
+    def _add(self, worker: _Worker, sprite: Sprite, picture: bytes) -> None:
+        try:
+            worker.num_sprites += self._manifest.add(sprite, picture, self._extension)
+        except OSError as error:
+            raise StoppedError(f"{self._manifest.folder} cannot be written ({error.strerror}).") from error
+
+    def _stop(self) -> None:
+        stopping = [worker.actor.stop.remote() for worker in self._workers]
+        if stopping:
+            self._ray.wait(stopping, num_returns=len(stopping), timeout=STOP_TIMEOUT_S)
+        for worker in self._workers:
+            self._ray.kill(worker.actor)
+
+    def _say_rates(self, seconds: float) -> None:
+        for worker in self._workers:
+            if worker.facts is not None:
+                pace = 60 * worker.num_sprites / seconds
+                print(f"{worker.facts.node}: {worker.num_sprites} sprites, {pace:.1f} a minute, {worker.facts.device}")
+
+
+def mean_difference(one: bytes, other: bytes) -> float:
+    """Mean absolute difference of two pictures, of 255; infinite if their sizes differ."""
+    import numpy as np
+    from PIL import Image
+
+    first, second = (np.asarray(Image.open(io.BytesIO(data)), dtype=np.int16) for data in (one, other))
+    return float(np.abs(first - second).mean()) if first.shape == second.shape else math.inf

@@ -1,0 +1,287 @@
+"""The driver of a cluster, with a stand-in for Ray whose actors answer at once."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fast_sprites.nodes.benchmark.generate import cluster as module
+from fast_sprites.nodes.benchmark.generate.cluster import ClusterSpec, generate_on_cluster, mean_difference, open_cluster
+from fast_sprites.nodes.benchmark.generate.manifest import Manifest
+from fast_sprites.nodes.benchmark.generate.progress import Progress
+from fast_sprites.nodes.benchmark.generate.request import GenerateRequest, Job
+from fast_sprites.nodes.benchmark.generate.run import StoppedError
+from fast_sprites.nodes.benchmark.generate.worker import DrawnJob, WorkerError, WorkerFacts, WorkerSpec
+from fast_sprites.nodes.benchmark.generate.workflow import DEFAULT_WORKFLOW, read_workflow
+from fast_sprites.nodes.engine.errors import BadInputError
+from PIL import Image
+
+NUM_SPRITES = 20
+
+
+class TaskError(Exception):
+    def __init__(self, cause: Exception) -> None:
+        self.cause = cause
+
+
+class ActorError(Exception):
+    pass
+
+
+def png(seed: int, shift: int = 0) -> bytes:
+    picture = np.random.default_rng(seed).integers(0, 200, (8, 8, 3), dtype=np.uint8) + np.uint8(shift)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class FakeWorker:
+    """A node; its methods may be changed to what goes wrong there."""
+
+    def __init__(self, name: str) -> None:
+        self.node = name
+        self.jobs: list[list[int]] = []
+        self.never_answers = False
+        self.known: dict[str, Any] = {"comfyui_version": "0.30.0", "pack_version": "0.1.0", "checkpoint_sha256": "abc"}
+        self.shift = 0
+
+    def facts(self) -> WorkerFacts:
+        return WorkerFacts(self.node, **self.known, device="cpu")
+
+    def draw(self, job: Job) -> DrawnJob:
+        self.jobs.append([sprite.index for sprite in job.sprites])
+        return DrawnJob(self.node, [png(sprite.seed, self.shift) for sprite in job.sprites])
+
+    def stop(self) -> None:
+        pass
+
+
+class FakeRay:
+    """Answers one question after the other, in the order in which they were asked."""
+
+    exceptions = SimpleNamespace(RayTaskError=TaskError, RayActorError=ActorError)
+
+    def __init__(self, workers: list[FakeWorker], resources: dict[str, float] | None = None) -> None:
+        self._workers = list(workers)
+        self._resources = resources or {"CPU": 3.0}
+        self.num_waiting: list[int] = []
+        self.killed: list[Any] = []
+
+    def remote(self, _: type) -> Any:
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: self._actor(self._workers.pop(0))))
+
+    def _actor(self, worker: FakeWorker) -> Any:
+        def method(name: str) -> Any:
+            # The method is looked up when it is answered, as a worker may have changed by then.
+            return SimpleNamespace(
+                remote=lambda *arguments: Ref(worker, lambda: getattr(worker, name)(*arguments)), options=lambda **_: method(name)
+            )
+
+        return SimpleNamespace(facts=method("facts"), draw=method("draw"), stop=method("stop"), worker=worker)
+
+    def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0) -> tuple[list[Any], list[Any]]:
+        self.num_waiting.append(len(refs))
+        ready = [ref for ref in refs if not ref.worker.never_answers]
+        assert ready, "the driver waits for ever"
+        return ready[:num_returns], ready[num_returns:]
+
+    def get(self, ref: Any) -> Any:
+        return ref.answer()
+
+    def kill(self, actor: Any) -> None:
+        self.killed.append(actor.worker)
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self._resources
+
+    def nodes(self) -> list[dict[str, Any]]:
+        return [{"Alive": True, "NodeManagerHostname": f"host{number}"} for number in range(3)]
+
+    def shutdown(self) -> None:
+        pass
+
+
+class Ref:
+    def __init__(self, worker: FakeWorker, answer: Callable[[], Any]) -> None:
+        self.worker, self.answer = worker, answer
+
+
+@pytest.fixture
+def workers() -> list[FakeWorker]:
+    return [FakeWorker(name) for name in ("one", "two", "three")]
+
+
+def draw(folder: Path, ray: FakeRay, gpus: float = 0.0, job_size: int = 4) -> None:
+    if (folder / "manifest.jsonl").exists():
+        manifest = Manifest.resume(folder)
+    else:
+        workflow = read_workflow(DEFAULT_WORKFLOW)
+        manifest = Manifest.create(folder, GenerateRequest(workflow=workflow, prompts="sword", count=NUM_SPRITES, seed=5))
+    with manifest:
+        spec = ClusterSpec("auto", WorkerSpec("http://127.0.0.1:8188"), gpus_per_worker=gpus)
+        generate_on_cluster(ray, manifest, spec, job_size, Progress(NUM_SPRITES, manifest.num_finished))
+
+
+def assert_complete(folder: Path) -> None:
+    with Manifest.resume(folder) as manifest:
+        assert list(manifest.jobs(1)) == []
+        for index in range(NUM_SPRITES):
+            sprite = manifest.request.sprite(index)
+            assert (folder / f"{manifest.request.file_stem(sprite)}.png").read_bytes() == png(sprite.seed)
+
+
+def drawn(workers: list[FakeWorker]) -> list[int]:
+    return sorted(index for worker in workers for job in worker.jobs for index in job)
+
+
+def test_every_sprite_is_drawn_once_beside_the_one_that_all_compare(workers, tmp_path, capsys):
+    ray = FakeRay(workers)
+    draw(tmp_path, ray)
+    assert_complete(tmp_path)
+    assert drawn(workers) == [0] * 3 + list(range(1, NUM_SPRITES))
+    assert max(ray.num_waiting) <= 2 * 3
+    assert ray.killed == workers
+    assert "sprites, " in capsys.readouterr().out
+
+
+def test_jobs_shrink_towards_the_end(workers, tmp_path):
+    draw(tmp_path, FakeRay(workers), job_size=8)
+    jobs = sorted(job for worker in workers for job in worker.jobs if job != [0])
+    sizes = [len(job) for job in jobs]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] == 4
+    assert sizes[-3:] == [1, 1, 1]
+
+
+def test_what_a_silent_worker_has_is_drawn_by_others(workers, tmp_path):
+    original = workers[1].draw
+
+    def fall_silent(job: Job) -> DrawnJob:
+        workers[1].never_answers = len(workers[1].jobs) == 1
+        return original(job)
+
+    workers[1].draw = fall_silent
+    draw(tmp_path, FakeRay(workers))
+    assert_complete(tmp_path)
+
+
+def test_a_worker_that_dies_too_often_loses_its_jobs_to_others(workers, tmp_path, capsys):
+    original = workers[2].draw
+
+    def die(job: Job) -> DrawnJob:
+        if workers[2].jobs:
+            raise ActorError
+        return original(job)
+
+    workers[2].draw = die
+    draw(tmp_path, FakeRay(workers))
+    assert_complete(tmp_path)
+    assert "Worker 3 died 4 times" in capsys.readouterr().err
+
+
+def test_a_worker_that_was_started_anew_is_checked_anew(workers, tmp_path):
+    asked = []
+    facts, original = workers[0].facts, workers[0].draw
+
+    def ask() -> WorkerFacts:
+        asked.append(workers[0].node)
+        return facts()
+
+    def move(job: Job) -> DrawnJob:
+        if len(workers[0].jobs) == 1:
+            workers[0].node = "another"
+        return original(job)
+
+    workers[0].facts, workers[0].draw = ask, move
+    draw(tmp_path, FakeRay(workers))
+    assert_complete(tmp_path)
+    assert asked == ["one", "another"]
+    assert workers[0].jobs.count([0]) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"comfyui_version": "0.29.0"}, "two has ComfyUI 0.29.0, and the batch was begun with 0.30.0: make them the same."),
+        ({"checkpoint_sha256": "def"}, "two has a checkpoint with SHA-256 def, and the batch was begun with abc"),
+    ],
+)
+def test_another_version_is_left_out_by_name(workers, tmp_path, capsys, change, sentence):
+    workers[1].known |= change
+    ray = FakeRay(workers)
+    draw(tmp_path, ray)
+    assert_complete(tmp_path)
+    assert sentence in capsys.readouterr().err
+    assert workers[1].jobs == []
+    assert workers[1] in ray.killed
+
+
+def test_another_picture_is_left_out_by_name(workers, tmp_path, capsys):
+    workers[1].shift = 20
+    draw(tmp_path, FakeRay(workers))
+    assert_complete(tmp_path)
+    assert "two draws another first sprite than the batch's (by 20.0 of 255)" in capsys.readouterr().err
+
+
+def test_facts_are_kept_for_the_resume(workers, tmp_path):
+    draw(tmp_path, FakeRay(workers))
+    next(tmp_path.glob("00007_*")).unlink()
+    later = FakeWorker("later")
+    later.known["comfyui_version"] = "0.31.0"
+    with pytest.raises(StoppedError, match=r"No worker is left: later has ComfyUI 0\.31\.0"):
+        draw(tmp_path, FakeRay([later], {"GPU": 1.0}), gpus=1.0)
+
+
+def test_nodes_that_cannot_draw_are_named(workers, tmp_path):
+    def refuse() -> WorkerFacts:
+        raise TaskError(WorkerError("host1: ComfyUI has no checkpoint 'a'"))
+
+    for worker in workers:
+        worker.facts = refuse
+    with pytest.raises(StoppedError, match="No worker is left: host1: ComfyUI has no checkpoint 'a'"):
+        draw(tmp_path, FakeRay(workers))
+
+
+def test_a_cluster_without_a_gpu_is_refused_with_its_nodes(workers, tmp_path):
+    with pytest.raises(BadInputError, match=r"No node of the cluster \(host0, host1, host2\) has 1 GPU for a worker"):
+        draw(tmp_path, FakeRay(workers), gpus=1.0)
+
+
+def test_as_many_workers_as_there_are_gpus(workers, tmp_path):
+    draw(tmp_path, FakeRay(workers, {"GPU": 2.0}), gpus=1.0)
+    assert workers[2].jobs == []
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ImportError("ray"), "--cluster needs Ray, which is not installed: pip install 'fast-sprites[cluster]'."),
+        (
+            ConnectionError("Could not find\nany running Ray instance"),
+            "'auto' cannot be used (Could not find any running Ray instance)",
+        ),
+        (RuntimeError("Version mismatch: Ray: 2.1 Python: 3.9"), "(Version mismatch: Ray: 2.1 Python: 3.9): start it"),
+    ],
+)
+def test_clusters_that_cannot_be_used(monkeypatch, error, sentence):
+    def refuse(*_: Any, **__: Any) -> None:
+        raise error
+
+    def find(_: str) -> Any:
+        return refuse() if isinstance(error, ImportError) else SimpleNamespace(init=refuse)
+
+    monkeypatch.setattr(module.importlib, "import_module", find)
+    with pytest.raises(BadInputError) as refused:
+        open_cluster(ClusterSpec("auto", WorkerSpec("http://127.0.0.1:8188")))
+    assert sentence in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_pictures_of_another_size_are_infinitely_far():
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "PNG")
+    assert mean_difference(png(1), buffer.getvalue()) == float("inf")
+    assert mean_difference(png(1), png(1)) == 0
