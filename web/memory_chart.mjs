@@ -210,8 +210,9 @@ export class MemoryChart {
     if (!this.feed.isOn) return "Live memory readings are off (Settings, Fast Sprites)";
     if (!hasCurves) return store.rows.length ? "Every curve is off (Settings, Fast Sprites)" : "No readings yet";
     const span = store.spanAt(time);
-    const when = scene.cursor === null ? "" : `${formatDuration(Math.max(store.lastTime - time, 0))} ago`;
-    return [scene.unit, when, span && scene.titleOf(span), store.problem].filter(Boolean).join(" \u00b7 ");
+    const run = store.runAt(time);
+    const when = run ? `${formatDuration(time - run.start_s)} into the run` : `${formatDuration(Math.max(store.lastTime - time, 0))} ago`;
+    return [scene.unit, scene.cursor !== null && when, span && scene.titleOf(span), store.problem].filter(Boolean).join(" \u00b7 ");
   }
 }
 

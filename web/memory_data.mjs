@@ -97,11 +97,19 @@ export class MemoryStore {
 
   /**
    * @param {number} time seconds
+   * @returns {Run | undefined} the run that was going on
+   */
+  runAt(time) {
+    const run = this.runs.findLast((candidate) => candidate.start_s <= time);
+    return run && time <= (run.end_s ?? Infinity) ? run : undefined;
+  }
+
+  /**
+   * @param {number} time seconds
    * @returns {Span | undefined} the node that ran; of several the one that started last
    */
   spanAt(time) {
-    const run = this.runs.findLast((candidate) => candidate.start_s <= time);
-    return run?.spans.findLast((span) => span.start_s <= time && time <= (span.end_s ?? Infinity));
+    return this.runAt(time)?.spans.findLast((span) => span.start_s <= time && time <= (span.end_s ?? Infinity));
   }
 }
 
