@@ -468,6 +468,27 @@ def test_fp8_weights_are_made_once_per_lora(comfyui, pack_nodes, tiny_sdxl, cond
     assert len(taken) == 2 * len(set(taken)) > 0
 
 
+def test_fp8_lets_the_weights_go_that_it_copied(comfyui, pack_nodes, tiny_sdxl, conds, fp8, monkeypatch):
+    calls: list[str] = []
+
+    class AddressRange:  # comfy_aimdo's ModelVBAR, which needs a GPU
+        def loaded_size(self) -> int:
+            return 9
+
+        def free_memory(self, size: int) -> None:
+            calls.append(f"free {size}")
+
+        def prioritize(self) -> None:
+            calls.append("open again")
+
+    monkeypatch.setattr(tiny_sdxl.model.model, "dynamic_vbars", {torch.device("cpu"): AddressRange()}, raising=False)
+    optimized = fp8(tiny_sdxl.model)
+    for expected in (["free 9", "open again"] * 2, []):  # after quantising, and after ComfyUI's own forward was compared with
+        calls.clear()
+        sample(comfyui, optimized, conds)
+        assert calls == expected
+
+
 def test_fp8_leaves_a_patched_block_to_comfyui(comfyui, pack_nodes, tiny_sdxl, conds, watch, fp8):
     stock = patched_like_neighbours(tiny_sdxl.model, "attn2_replace")
     check_near(comfyui, fp8(stock), stock, conds)
