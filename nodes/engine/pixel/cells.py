@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from .colour import Floats
 
-
 # Standard deviation of a channel's noise for a mean spread of 1, which is summed over three channels. Of normal noise that would be
 # 0.42; decoders and codecs smooth the noise after it was cut off at black and white, and it went with twice as much.
 _NOISE_FOR_SPREAD = 0.6

@@ -5,12 +5,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .clusters import drop_blends, drop_stray_cells, merge_touching, neighbour_noise, rough_labels, squared_distances
+from .clusters import (
+    drop_blends,
+    drop_stray_cells,
+    merge_touching,
+    neighbour_noise,
+    rough_labels,
+    squared_distances,
+)
 from .colour import Floats, lab_to_srgb, srgb_to_lab
 from .restore import restore_cells
 
 MAX_COLOURS = 256
 _FAINT_CELLS = 4
+_FIRST_ROUNDS = 2
+_ROUNDS = 4
 
 
 @dataclass(frozen=True)
@@ -45,12 +54,12 @@ def recover_colours(pictures: NDArray[np.floating], max_colours: int = 0) -> tup
     labels = merge_touching(lab, rough_labels(lab, opaque, noise), noise)
     first = None
     if labels.max() < MAX_COLOURS:
-        first = restore_cells(cells, labels)
+        first = restore_cells(cells, labels, _FIRST_ROUNDS)
         lab = srgb_to_lab(np.clip(first.cells, 0, 255))
         noise = neighbour_noise(lab, opaque)
         labels = merge_touching(lab, rough_labels(lab, opaque, noise), noise)
     labels = drop_stray_cells(lab, drop_blends(lab, labels, noise), noise)
-    restored = restore_cells(cells, labels, first)
+    restored = restore_cells(cells, labels, _ROUNDS, first)
     centres, weights = _without_faint_shades(srgb_to_lab(restored.colours), restored.weights, noise)
     limit = max_colours or MAX_COLOURS
     if len(centres) > limit:

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from .clusters import label_medians
 from .colour import Floats
 
-_REFINEMENTS = 4
 # Residual, summed over the channels in 8-bit steps, from which a cell counts less.
 _OUTLIER_STEP = 6.0
 # Colours and shares follow each other slowly to where both fit; longer steps get there sooner.
@@ -41,7 +40,9 @@ class Restored:
     shares: list[Floats]
 
 
-def restore_cells(pictures: NDArray[np.floating], labels: NDArray[np.intp], start: Restored | None = None) -> Restored:
+def restore_cells(
+    pictures: NDArray[np.floating], labels: NDArray[np.intp], rounds: int, start: Restored | None = None
+) -> Restored:
     """Estimate the colours of labels (B, h, w; below zero left out) and clean the cells of `pictures` (B, h, w, 3).
 
     A cell is its label's colour, plus a share of the step to its four neighbours (blur; sharpening, where negative), plus drift, plus
@@ -55,7 +56,7 @@ def restore_cells(pictures: NDArray[np.floating], labels: NDArray[np.intp], star
     weights = np.bincount(of_cell)
     colours = label_medians(seen - drifted, labels)[0].astype(np.float64)
     added, trust = np.zeros_like(seen), chosen.astype(np.float32)
-    for _ in range(_REFINEMENTS):
+    for _ in range(rounds):
         drawn = np.where(chosen[..., None], colours[labels], seen).astype(np.float32)
         added, shares = _taken_from_neighbours(drawn, seen - drifted - drawn, trust, shares)
         rest = np.abs(seen - drifted - drawn - added).sum(axis=-1)
@@ -90,18 +91,21 @@ def _taken_from_neighbours(drawn: Floats, rest: Floats, trust: Floats, shares: l
         steps += [(axis, _at_side(-step, axis, 1)), (axis, _at_side(step, axis, 0))]
     trusted = trust[..., None]
     around = sum(step for _, step in steps)
-    usual = float((trusted * around * rest).sum() / max((trusted * around**2).sum(), 1e-6))
-    noise = max(float((trust * (rest**2).sum(axis=-1)).sum() / (3 * trust.sum())), _LEAST_NOISE)
+    weighted = trusted * around
+    usual = float(np.vdot(weighted, rest)) / max(float(np.vdot(weighted, around)), 1e-6)
+    noise = max(float(np.vdot(trusted * rest, rest) / (3 * trust.sum())), _LEAST_NOISE)
     shares = shares or [np.full((1, 1, 1, 1), usual, dtype=np.float32)] * 4
-    added = sum(share * step for share, (_, step) in zip(shares, steps, strict=True))
+    added = np.zeros_like(drawn)
+    for share, (_, step) in zip(shares, steps, strict=True):
+        added += share * step
     found = []
     for share, (axis, step) in zip(shares, steps, strict=True):
+        line_sums = "byxc,byxc->bx" if axis == 2 else "byxc,byxc->by"
         weighted = step * trusted
-        pulled = (weighted * (rest - added)).sum(axis=(3 - axis, 3), keepdims=True)
-        mass = (weighted * step).sum(axis=(3 - axis, 3), keepdims=True)
+        pulled, mass = (np.expand_dims(np.einsum(line_sums, weighted, other), (3 - axis, 3)) for other in (rest - added, step))
         stiffness = noise / _LINE_SPREAD**2
         found.append((pulled + mass * share + stiffness * usual) / (mass + stiffness))
-        added = added + (found[-1] - share) * step
+        added += (found[-1] - share) * step
     return added, found
 
 
@@ -112,8 +116,8 @@ def _at_side(step: Floats, axis: int, before: int) -> Floats:
     return np.pad(step, widths)
 
 
-def _label_sums(values: Floats, labels: NDArray[np.intp], count: int) -> NDArray[np.float64]:
-    return np.stack([np.bincount(labels, values[:, channel], count) for channel in range(3)], axis=1)
+def _label_sums(values: NDArray[np.generic], labels: NDArray[np.intp], count: int) -> NDArray[np.float64]:
+    return np.stack([np.bincount(labels, values[:, channel], count) for channel in range(3)], axis=1).astype(np.float64)
 
 
 def _colours_and_drift(

@@ -189,6 +189,9 @@ def find_grid(pictures: NDArray[np.floating]) -> FoundGrid | None:
     count = cell_count(tracks, pitch, (width, height))
     lines = tuple(_place(track, pitch, count) for track in tracks)
     strength = float(np.interp(pitch, pitches[::-1], concentration[::-1]))
+    # lines that hardly part colours weaken the drawn ones in the spectrum of their own pitch, but agree with them at half of it
+    faint = [candidate for candidate in judged if candidate.drawn < 1 and abs(chosen.pitch / candidate.pitch - 2) < 0.05]
+    strength = max([strength, *(candidate.concentration for candidate in faint)])
     return FoundGrid(*count, pitch, lines, chosen.deviation, strength)
 
 

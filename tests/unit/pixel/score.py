@@ -2,7 +2,8 @@
 
     python tests/unit/pixel/score.py --seeds 1000:1040 [--jobs 2]
 
-Seeds below 7000 have served development; figures are quoted from 7000 on, each range once (7000 and 9000 to 9059 are used).
+Seeds below 7000 and 20000 to 20079 have served development; figures are quoted from others, each range once (used: 7000 and 9000 to
+9059, 11000 to 11059, 31000 to 31059).
 """
 
 import argparse
@@ -19,15 +20,25 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import conftest  # noqa: F401  makes the pack importable
 
+from fast_sprites.nodes.engine.pixel.background import reaches_border
 from fast_sprites.nodes.engine.pixel.colour import ciede2000, srgb_to_lab
+from fast_sprites.nodes.engine.pixel.finish import PixelArt, pixelate, pixelate_batch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from generator import LEVELS, Case, Level, make_case
+from generator import LEVELS, SIZES, Case, Level, make_case
+
+_BATCH = 8
+# Batches are drawn for every fourth seed, with sprites of their own.
+_BATCH_EVERY = 4
+_BATCH_SEEDS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Score:
-    """Figures of one picture; `cells` is the share of sprite cells with the right colour index, 0 where the size is wrong."""
+    """Figures of one picture; `cells` is the share of sprite cells with the right colour index, 0 where the size is wrong.
+
+    `alpha` is whether the background was cut out exactly, None where the sprite has no plain one.
+    """
 
     size_right: bool
     cells: float
@@ -35,6 +46,7 @@ class Score:
     palette_de: float
     count_error: int
     cpu_ms: float
+    alpha: bool | None
 
     @property
     def near(self) -> bool:
@@ -48,38 +60,76 @@ class Score:
         return self.near and self.count_error <= max(2, 0.15 * true_count) and self.palette_de <= 2
 
 
+def true_labels(native: np.ndarray, case: Case) -> np.ndarray:
+    """Return, for each cell of a native picture, the index of the nearest true colour."""
+    lab, palette = srgb_to_lab(native), srgb_to_lab(case.palette)
+    return ((lab[:, :, None] - palette) ** 2).sum(axis=-1).argmin(axis=-1)
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Where a native picture (h, w) lies on the drawn sprite: slices of both."""
+
+    native: tuple[slice, slice]
+    drawn: tuple[slice, slice]
+
+
+def overlaps(shape: tuple[int, int], case: Case) -> list[Overlap]:
+    """Return the places where a native picture may lie: the one of a full canvas, or all within three cells of a window's centre."""
+    drawn = case.labels.shape
+    if case.mode == "full":
+        whole = (slice(None), slice(None))
+        return [Overlap(whole, whole)] if shape == drawn else []
+    ranges = []
+    for have, want in zip(shape, drawn, strict=True):
+        centre = (want - have) // 2
+        places = []
+        for offset in range(centre - 3, centre + 4):
+            low, high = max(0, offset), min(want, offset + have)
+            places.append((slice(low - offset, high - offset), slice(low, high)))
+        ranges.append(places)
+    return [Overlap((y[0], x[0]), (y[1], x[1])) for y in ranges[0] for x in ranges[1]]
+
+
 def share_right(native: np.ndarray, case: Case) -> float:
     """Share of sprite cells whose nearest true colour is the true one, at the best shift of the two pictures."""
-    lab, palette = srgb_to_lab(native), srgb_to_lab(case.palette)
-    distance = ((lab[:, :, None] - palette) ** 2).sum(axis=-1) if lab.size * len(palette) < 3e7 else None
-    assert distance is not None
-    found = distance.argmin(axis=-1)
-    if case.mode == "full":
-        return float((found == case.labels)[case.sprite].mean()) if found.shape == case.labels.shape else 0.0
-    height, width = found.shape
+    found = true_labels(native, case)
     best = 0.0
-    centre_y, centre_x = (case.labels.shape[0] - height) // 2, (case.labels.shape[1] - width) // 2
-    for dy in range(centre_y - 3, centre_y + 4):
-        for dx in range(centre_x - 3, centre_x + 4):
-            y0, y1 = max(0, dy), min(case.labels.shape[0], dy + height)
-            x0, x1 = max(0, dx), min(case.labels.shape[1], dx + width)
-            sprite = case.sprite[y0:y1, x0:x1].copy()
+    for place in overlaps(found.shape, case):
+        sprite = case.sprite[place.drawn].copy()
+        if case.mode == "window":
             # cells that the canvas cuts are not judged
-            sprite[: max(0, 1 - (y0 - dy)) + 1] &= case.kind not in ("tile", "scene")
             if case.kind in ("tile", "scene"):
                 sprite[:2], sprite[-2:], sprite[:, :2], sprite[:, -2:] = False, False, False, False
             elif sprite.sum() < 0.9 * case.sprite.sum():
                 continue
-            if sprite.any():
-                right = found[y0 - dy : y1 - dy, x0 - dx : x1 - dx] == case.labels[y0:y1, x0:x1]
-                best = max(best, float(right[sprite].mean()))
+        if sprite.any():
+            best = max(best, float((found[place.native] == case.labels[place.drawn])[sprite].mean()))
     return best
+
+
+def alpha_exact(art: PixelArt, case: Case) -> bool | None:
+    """Return whether every visible cell is clear exactly where the drawn background reaches the border; None without a plain one.
+
+    A background is plain where it covers a third of the drawing's border, at any level of damage.
+    """
+    if case.kind in ("tile", "scene"):
+        return None
+    backdrop = len(case.palette) - 1
+    found = true_labels(art.native, case)
+    places = overlaps(found.shape, case)
+    if not places:
+        return False
+    place = max(places, key=lambda at: float((found[at.native] == case.labels[at.drawn]).mean()))
+    same = case.labels[place.drawn] == backdrop
+    border = np.concatenate([same[0], same[-1], same[1:-1, 0], same[1:-1, -1]])
+    if border.mean() < 1 / 3:
+        return None
+    return bool(np.array_equal(art.alpha[place.native] == 0, reaches_border(same)))
 
 
 def score_case(case: Case, **options: object) -> Score:
     """Run the engine on one case with no hint."""
-    from fast_sprites.nodes.engine.pixel.finish import pixelate
-
     start = time.process_time()
     art = pixelate(case.picture, **options)
     cpu_ms = (time.process_time() - start) * 1000
@@ -96,6 +146,7 @@ def score_case(case: Case, **options: object) -> Score:
         float(distance[used].mean()),
         abs(len(art.palette) - len(case.palette)),
         cpu_ms,
+        alpha_exact(art, case),
     )
 
 
@@ -105,8 +156,25 @@ def _work(job: tuple[int, Level]) -> tuple[int, Level, str, str, float, int, Sco
     return seed, level, case.kind, case.mode, case.size, len(case.palette), score_case(case)
 
 
+def score_batch(seed: int, level: Level) -> tuple[bool, float]:
+    """Return whether eight drawings of one native size, snapped together, all come out at it, and the CPU time in s."""
+    size = SIZES[seed % len(SIZES)]
+    cases = [make_case(_BATCH_SEEDS + _BATCH * seed + place, level, size=size, mode="full") for place in range(_BATCH)]
+    pictures = np.stack([case.picture for case in cases])
+    start = time.process_time()
+    arts = pixelate_batch(pictures)
+    seconds = time.process_time() - start
+    return all(art.native.shape == (size, size, 3) and art.grid.found for art in arts), seconds
+
+
+def _batch_work(job: tuple[int, Level]) -> tuple[Level, bool, float]:
+    seed, level = job
+    return level, *score_batch(seed, level)
+
+
 def _line(name: str, rows: list) -> str:
     scores = [row[-1] for row in rows]
+    alphas = [s.alpha for s in scores if s.alpha is not None]
 
     def percent(values: list) -> str:
         return f"{100 * float(np.mean(values)):6.1f}"
@@ -115,6 +183,7 @@ def _line(name: str, rows: list) -> str:
         f"{name:14s} n={len(rows):4d} size {percent([s.size_right for s in scores])} near {percent([s.near for s in scores])} "
         f"raw-near {percent([s.cells_raw >= 0.98 for s in scores])} perfect {percent([s.perfect for s in scores])} "
         f"raw-perfect {percent([s.cells_raw >= 0.999 for s in scores])} ready {percent([row[-1].game_ready(row[5]) for row in rows])} "
+        f"alpha {percent(alphas) if alphas else '     -'} ({sum(alphas)}/{len(alphas)}) "
         f"dE {np.mean([s.palette_de for s in scores]):5.2f} count {np.median([s.count_error for s in scores]):4.1f} "
         f"cpu {np.mean([s.cpu_ms for s in scores]):5.0f} ms"
     )
@@ -130,6 +199,7 @@ def main() -> None:
     jobs = [(seed, level) for seed in range(first, last) for level in LEVELS]
     with ProcessPoolExecutor(options.jobs) as pool:
         rows = list(pool.map(_work, jobs, chunksize=3))
+        batches = list(pool.map(_batch_work, [(seed, level) for seed, level in jobs if (seed - first) % _BATCH_EVERY == 0]))
     groups = defaultdict(list)
     for row in rows:
         groups["all"].append(row)
@@ -142,6 +212,12 @@ def main() -> None:
         groups[f"to {bucket:3d} px"].append(row)
     for name, members in groups.items():
         print(_line(name, members))
+    for level in LEVELS:
+        right, seconds = zip(*((right, seconds) for at, right, seconds in batches if at == level), strict=True)
+        print(
+            f"batches of {_BATCH}, {level:6s} all right and equal {sum(right)}/{len(right)}, "
+            f"cpu mean {np.mean(seconds):.2f} s, worst {max(seconds):.2f} s"
+        )
     if options.failures:
         for seed, level, kind, mode, size, count, score in rows:
             if not score.game_ready(count) or not score.perfect:

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from fast_sprites.nodes.engine.pixel.builtin_palettes import BUILTIN_PALETTES
+from fast_sprites.nodes.engine.pixel.cells import CellLines, sample_cells
 from fast_sprites.nodes.engine.pixel.colour import ciede2000, lab_to_srgb, srgb_to_lab
 from fast_sprites.nodes.engine.pixel.dither import DITHERS, bayer_matrix, map_to_palette
-from fast_sprites.nodes.engine.pixel.palette import find_palette
+from fast_sprites.nodes.engine.pixel.palette import find_palette, recover_colours
 from fast_sprites.nodes.engine.pixel.palette_files import builtin_palette
 
 
@@ -123,3 +124,36 @@ def test_blur_is_taken_out_of_the_colours():
     colours = find_palette(blurred[None]).colours.astype(int)
     assert len(colours) == 3
     assert all(np.abs(colours - colour).max(axis=1).min() <= 3 for colour in true)  # 6 without
+
+
+THREE = np.array([[30, 30, 60], [200, 60, 50], [90, 190, 80]], dtype=np.float32)
+
+
+def test_a_misplaced_line_is_taken_out_of_its_column():
+    rng = np.random.default_rng(5)
+    native = THREE[rng.integers(0, 3, (40, 40))]
+    seen = native + rng.normal(0, 3, native.shape)
+    seen[:, 17] -= 0.1 * (native[:, 17] - native[:, 16])
+    palette, cleaned = recover_colours(seen[None].astype(np.float32))
+    assert len(palette.colours) == 3
+    step = native[:, 16] - native[:, 17]
+    assert abs(((cleaned[0, :, 17] - native[:, 17]) * step).sum() / (step**2).sum()) < 0.02
+
+
+def test_slow_drift_is_taken_out_of_the_cells():
+    rng = np.random.default_rng(6)
+    native = THREE[rng.integers(0, 3, (48, 48))]
+    y, x = np.mgrid[0:48, 0:48] / 48
+    drift = (3 * np.sin(7 * x + 4 * y))[..., None] * np.array([1.0, -1.0, 0.5])
+    seen = (native + drift + rng.normal(0, 1, native.shape)).astype(np.float32)
+    palette, cleaned = recover_colours(seen[None])
+    assert len(palette.colours) == 3
+    assert np.abs(cleaned[0] - native).mean() < 0.6 * np.abs(seen - native).mean()
+
+
+def test_clipped_noise_does_not_darken_white():
+    rng = np.random.default_rng(7)
+    picture = np.clip(np.full((128, 128, 3), 255.0) + rng.normal(0, 8, (128, 128, 3)), 0, 255)
+    lines = CellLines(np.linspace(0, 128, 17, dtype=np.float32), np.linspace(0, 128, 17, dtype=np.float32))
+    cells, _ = sample_cells(picture.astype(np.float32), lines, 8.0)
+    assert cells.mean() > 254  # 252 as the plain mean

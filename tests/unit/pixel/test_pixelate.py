@@ -78,3 +78,16 @@ def test_faint_steps_inside_cells_are_no_lines():
     art = pixelate(np.clip(halves.repeat(4, axis=0).repeat(4, axis=1), 0, 255).astype(np.uint8))
     assert art.native.shape == (32, 32, 3)
     assert np.abs(art.native - native).max() <= 8
+
+
+def test_faint_steps_take_no_confidence_away():
+    """A sprite on a flat background, where faint half lines outnumber the drawn ones."""
+    rng = np.random.default_rng(6)
+    colours = np.array([[20, 12, 28], [208, 70, 72], [222, 238, 214], [52, 101, 36]], dtype=np.float32)
+    labels = np.full((32, 32), 3)
+    labels[8:26, 9:23] = rng.integers(0, 3, (18, 14))
+    halves = colours[labels].repeat(2, axis=0).repeat(2, axis=1) + rng.choice([-5.0, 0.0, 5.0], (64, 64, 1))
+    art = pixelate(np.clip(halves.repeat(4, axis=0).repeat(4, axis=1), 0, 255).astype(np.uint8))
+    assert art.native.shape == (32, 32, 3)
+    assert art.grid.found
+    assert art.grid.confidence > 0.5  # 0.03 by the lines of the doubled pitch alone
