@@ -22,6 +22,9 @@ HEADER = (
 )
 
 
+LOW_CLOCK = 0.95  # of the median clock; cards under load move by a few percent
+
+
 def markdown(record: Record) -> str:
     """The whole report."""
     parts = ["# Fast Sprites benchmark", *_about(record)]
@@ -153,10 +156,30 @@ def _remark_lines(scenario: ScenarioRecord) -> Iterator[str]:
             yield f"*{side.name}* stopped drawing: {side.failure}."
         if side.rejected:
             yield f"*{side.name}*: {len(side.rejected)} runs were not counted: {side.rejected[0].reason}."
-        disturbed = [run for run in side.runs if run.disturbances]
+        if conditions := _conditions(side.runs):
+            yield f"*{side.name}*: {conditions}."
+        disturbed = [reasons for reasons in disturbances(side.runs) if reasons]
         if disturbed:
-            reasons = sorted({reason for run in disturbed for reason in run.disturbances})
-            yield f"*{side.name}*: {len(disturbed)} of {len(side.runs)} runs were disturbed: {'; '.join(reasons[:3])}."
+            reasons = sorted({reason for found in disturbed for reason in found})
+            yield f"*{side.name}*: {len(disturbed)} of {len(side.runs)} runs were disturbed: {'; '.join(reasons)}."
+
+
+def _conditions(runs: list[Run]) -> str:
+    """The card's clock, heat and power over all runs."""
+    devices = [run.device for run in runs if run.device]
+    if not devices:
+        return ""
+    clocks = [device.sm_clock_mhz for device in devices]
+    heat, power = max(device.temperature_c for device in devices), max(device.power_w for device in devices)
+    return f"the card ran at {min(clocks)} to {max(clocks)} MHz, up to {heat} degrees C and {power:.0f} W"
+
+
+def disturbances(runs: list[Run]) -> list[list[str]]:
+    """What may have slowed each run down; a clock can only be called low beside those of the other runs."""
+    clocks = [run.device.sm_clock_mhz for run in runs if run.device]
+    usual = statistics.median(clocks).value if clocks else 0.0
+    low = f"the card's clock was more than {1 - LOW_CLOCK:.0%} below its median"
+    return [run.disturbances + ([low] if run.device and run.device.sm_clock_mhz < LOW_CLOCK * usual else []) for run in runs]
 
 
 def _same_as_before(sides: list[SideRecord]) -> Iterator[str]:

@@ -8,7 +8,7 @@ import pytest
 from fast_sprites.nodes.benchmark import cli
 from fast_sprites.nodes.benchmark.bench import markdown, plots, terminal
 from fast_sprites.nodes.benchmark.bench.compare import compare_records
-from fast_sprites.nodes.benchmark.bench.record import PeakMemory, Record, RecordError
+from fast_sprites.nodes.benchmark.bench.record import DeviceSample, PeakMemory, Record, RecordError
 
 from .conftest import make_record
 
@@ -77,6 +77,17 @@ def test_everything_unusual_is_told(full_record: Record):
         "refused: xformers: not installed",
     ):
         assert line in text
+
+
+def test_a_clock_that_falls_is_a_disturbance():
+    record = make_record(single={"stock": STEADY})
+    runs = record.scenarios[0].sides[0].runs
+    for run, clock in zip(runs, [1980, 1965, 1980, 1500, 1980, 1980], strict=True):
+        run.device = DeviceSample(clock, 60 + clock // 1000, 600.0, 10.0, [], 0)
+    assert [bool(found) for found in markdown.disturbances(runs)] == [False, False, False, True, False, False]
+    text = markdown.markdown(record)
+    assert "*stock*: 1 of 6 runs were disturbed: the card's clock was more than 5% below its median." in text
+    assert "*stock*: the card ran at 1500 to 1980 MHz, up to 61 degrees C and 600 W." in text
 
 
 @pytest.mark.parametrize(
