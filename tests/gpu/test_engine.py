@@ -85,13 +85,14 @@ def test_two_loras_of_other_strengths_on_both_sides_of_the_node(tiny, conds, wat
     check(watch, ours, stock, conds)
 
 
-def test_a_lora_change_keeps_the_graph_and_reaches_it(tiny, conds, watch):
-    """Under DynamicVRAM and in the legacy loader weights keep their place, so what was captured stays right."""
+def test_a_lora_change_reaches_what_was_captured(tiny, conds):
+    """The clones stay alive: ComfyUI detaches a clone that is collected, and the engine drops its graphs then."""
     models = [with_lora(tiny.model, 1.0, seed) for seed in (5, 6, 7)]
     expected = [sample(model, conds) for model in models]
     ours = optimize(tiny.model)[0]
-    for seed, picture in zip((5, 6, 7), expected, strict=True):
-        assert relative_error(sample(with_lora(ours, 1.0, seed), conds), picture) < TOLERANCE
+    clones = [with_lora(ours, 1.0, seed) for seed in (5, 6, 7)]
+    for clone, picture in zip(clones, expected, strict=True):
+        assert relative_error(sample(clone, conds), picture) < TOLERANCE
 
 
 def test_control_residuals(tiny, conds, watch):
