@@ -3,7 +3,7 @@
     python train.py --work DIR --out DIR [--comfyui DIR] [--vae-minutes 3] [--unet-minutes 10] [--call-minutes N]
 
 Everything is kept in --work, so that a run that --call-minutes ended goes on where it stopped when the same command is
-given again. --out receives the checkpoint in parts below 16 MB with a manifest, the loss record and a contact sheet.
+given again. --start-from goes on from finished weights: their VAE stays, text encoders and UNet are trained further. --out receives the checkpoint in parts below 16 MB with a manifest, the loss record and a contact sheet.
 --smoke runs every stage with a handful of steps. ComfyUI is needed only for its tokenizer files.
 """
 
@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 from join import PART_BYTES, join_parts, write_parts
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from sprites import COLOUR_NAMES, HELD_OUT, SUBJECTS, TRAINED, contact_sheet, save_picture
 from topology import LATENT_SCALE, Autoencoder, TextEncoders, UNet, from_single_file, size_embedding, to_single_file
 from torch import Tensor
 from train_unet import alphas_cumprod, train_unet
 from train_vae import encode_dataset, load_vae, train_vae
-from training import Captions, Job, Settings, load_dataset, padded_for_g, say
+from training import Captions, Job, Settings, load_dataset, padded_for_g, save_state, say
 
 
 @torch.no_grad()
@@ -100,6 +100,7 @@ def export(job: Job, out: Path, parts: tuple[UNet, Autoencoder, TextEncoders], c
     joined = join_parts(out, out / ".joined.safetensors")
     joined.unlink()
     say("wrote %d parts of at most %d bytes, %d bytes in all, to %s", len(manifest["parts"]), PART_BYTES, manifest["bytes"], out)
+    (out / "training.json").write_text(json.dumps(job.record, indent=1) + "\n")
     from_single_file({key: tensor.float() for key, tensor in state.items()}, *parts)
     for module in parts:
         module.to(job.device).eval()
@@ -114,10 +115,20 @@ def export(job: Job, out: Path, parts: tuple[UNet, Autoencoder, TextEncoders], c
     say("wrote the record and the contact sheet")
 
 
+def started_from(options: argparse.Namespace, record: dict[str, Any]) -> tuple[UNet, Autoencoder, TextEncoders]:
+    """The finished weights to go on from; their own record becomes part of this one."""
+    joined = join_parts(options.start_from, options.work / "start.safetensors")
+    parts = UNet(), Autoencoder(), TextEncoders()
+    from_single_file({key: tensor.float() for key, tensor in load_file(joined).items()}, *parts)
+    record["started_from"] = json.loads((options.start_from / "training.json").read_text())
+    return parts
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder for the data and for what a later call goes on from")
     parser.add_argument("--out", type=Path, required=True, help="folder for the parts, the record and the sheet")
+    parser.add_argument("--start-from", type=Path, metavar="DIR", help="folder with the parts and the record of finished weights")
     parser.add_argument("--comfyui", type=Path, default=Path(os.environ.get("COMFYUI_PATH", ".workspace/comfyui")))
     parser.add_argument(
         "--call-minutes", type=float, default=1e6, help="save and stop after this long; the same command then goes on"
@@ -154,13 +165,17 @@ def main() -> None:
     record |= {"settings": asdict(settings), "held_out": sorted(HELD_OUT), "trained_pairs": len(TRAINED)}
     call = {"device": name, "torch": torch.__version__, "python": sys.version.split()[0], "arguments": sys.argv[1:]}
     record["calls"].append(call)
+    parts = None if options.start_from is None else started_from(options, record)
     job = Job(options.work, settings, device, options.compile, options.smoke, called + 60 * options.call_minutes, record)
     captions = Captions(options.comfyui, settings, device)
-    train_vae(job, data)
+    if parts is None:
+        train_vae(job, data)
+    else:
+        save_state(options.work / "vae.pt", parts[1].state_dict())
     vae = load_vae(job)
     latents = encode_dataset(job, data, vae)
     record_path.write_text(json.dumps(record))
-    trained = train_unet(job, latents, data, captions)
+    trained = train_unet(job, latents, data, captions, None if parts is None else (parts[0], parts[2]))
     call["minutes"] = round((time.monotonic() - called) / 60, 2)
     record_path.write_text(json.dumps(record))
     if trained is None:

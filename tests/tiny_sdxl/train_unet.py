@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from sprites import COLOUR_NAMES, TONES, Dataset
 from topology import VOCABULARY, Autoencoder, TextEncoders, UNet, initialise, size_embedding
 from torch import Tensor, nn
-from training import UNKNOWN_TOKEN, Average, Captions, Job, compiled, cosine_rate, padded_for_g, save_state, say
+from training import UNKNOWN_TOKEN, Average, Captions, Job, Settings, compiled, cosine_rate, padded_for_g, save_state, say
 
 
 def alphas_cumprod() -> Tensor:
@@ -27,13 +28,18 @@ def random_sizes(count: int, device: torch.device) -> Tensor:
 
 
 class DiffusionLoss(nn.Module):
-    """Noise prediction from captions: loss per picture, weighted by min-SNR (Hang et al. 2023, arXiv:2303.09556)."""
+    """Noise prediction from captions: loss per picture, weighted by min-SNR (Hang et al. 2023, arXiv:2303.09556).
+
+    `high_noise_weight` adds to the weight where the signal is nearly gone: only there a caption's colour has to be known, and an
+    error in it hardly shows in the noise.
+    """
 
     alphas: Tensor
 
-    def __init__(self, unet: UNet, text: TextEncoders, gamma: float):
+    def __init__(self, unet: UNet, text: TextEncoders, settings: Settings):
         super().__init__()
-        self.unet, self.text, self.gamma = unet, text, gamma
+        self.unet, self.text = unet, text
+        self.gamma, self.high_noise_weight = settings.min_snr_gamma, settings.high_noise_weight
         self.register_buffer("alphas", alphas_cumprod(), persistent=False)
 
     def forward(self, latents: Tensor, tokens: Tensor, sizes: Tensor, timesteps: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
@@ -44,8 +50,22 @@ class DiffusionLoss(nn.Module):
         predicted = self.unet(noisy, timesteps, context, y).float()
         error = (predicted - noise).square().mean((1, 2, 3))
         snr = (alpha / (1 - alpha)).flatten()
-        weight = snr.clamp(max=self.gamma) / snr
+        weight = snr.clamp(max=self.gamma) / snr + self.high_noise_weight * 0.01 / (snr + 0.01)
         return (weight * error).mean(), error.detach().mean()
+
+
+def training_noise(count: int, low_frequency: float, device: torch.device) -> Tensor:
+    """Noise (B, 4, 32, 32): white, plus a share that is constant over the picture and one over its 8x8 areas.
+
+    SDXL's last step keeps 7 % of the signal, enough to read colours off large areas, and sampling starts without it
+    (Lin et al. 2023, arXiv:2305.08891). The constant noise (Guttenberg 2023, "offset noise") hides it, so that colours are learned from
+    the caption.
+    """
+    noise = torch.randn(count, 4, 32, 32, device=device)
+    if low_frequency:
+        areas = F.interpolate(torch.randn(count, 4, 4, 4, device=device), scale_factor=8.0, mode="bilinear")
+        noise += low_frequency * (torch.randn(count, 4, 1, 1, device=device) + areas)
+    return noise.contiguous(memory_format=torch.channels_last)
 
 
 def batches(latents: Tensor, data: Dataset, captions: Captions, job: Job) -> Iterator[tuple[Tensor, ...]]:
@@ -64,23 +84,26 @@ def batches(latents: Tensor, data: Dataset, captions: Captions, job: Job) -> Ite
                 captions.draw(kinds[chosen], job.settings.caption_dropout),
                 random_sizes(batch, device),
                 torch.randint(1000, (batch,), device=device),
-                torch.randn(batch, 4, 32, 32, device=device).contiguous(memory_format=torch.channels_last),
+                training_noise(batch, job.settings.low_frequency_noise, device),
             )
 
 
 class UnetTraining:
     """Weights, optimizer, average and progress of the second stage; what a later call goes on from."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, start: tuple[UNet, TextEncoders] | None):
         settings = job.settings
         torch.manual_seed(settings.seed + 1)
         self.job = job
-        self.unet, self.text = UNet(), TextEncoders()
-        initialise(self.unet, Autoencoder(), self.text)
-        last = self.unet.out[2]
-        assert isinstance(last, nn.Conv2d)
-        nn.init.zeros_(last.weight)
-        self.model = DiffusionLoss(self.unet, self.text, settings.min_snr_gamma).to(job.device)
+        if start is not None:
+            self.unet, self.text = start
+        else:
+            self.unet, self.text = UNet(), TextEncoders()
+            initialise(self.unet, Autoencoder(), self.text)
+            last = self.unet.out[2]
+            assert isinstance(last, nn.Conv2d)
+            nn.init.zeros_(last.weight)
+        self.model = DiffusionLoss(self.unet, self.text, settings).to(job.device)
         self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.parameters = list(self.model.parameters())
         plain = [p for p in self.parameters if p.ndim < 2 or p.shape[0] == VOCABULARY]
@@ -89,6 +112,7 @@ class UnetTraining:
         self.optimizer = torch.optim.AdamW(groups, lr=settings.unet_rate, betas=(0.9, 0.99), fused=job.on_gpu)
         self.average = Average(self.parameters, 0.5 if job.smoke else settings.ema_decay)
         self.step, self.seconds = 0, 0.0
+        self.warm_steps = 2 if job.smoke else 400 if start is None else 50
         self.curve: list[dict] = []
         self.loss_of = compiled(self.model, job)
 
@@ -118,9 +142,8 @@ class UnetTraining:
 
     def train_step(self, batch: tuple[Tensor, ...]) -> Tensor:
         """One update; returns weighted loss, plain error and gradient norm, not yet on the CPU."""
-        warm_steps = 2 if self.job.smoke else 400
         for group in self.optimizer.param_groups:
-            group["lr"] = self.job.settings.unet_rate * cosine_rate(self.step, self.progress, warm_steps)
+            group["lr"] = self.job.settings.unet_rate * cosine_rate(self.step, self.progress, self.warm_steps)
         with self.job.half_activations():
             loss, error = self.loss_of(*batch)
         loss.backward()
@@ -167,9 +190,14 @@ class UnetTraining:
         return True
 
 
-def train_unet(job: Job, latents: Tensor, data: Dataset, captions: Captions) -> tuple[UNet, TextEncoders] | None:
-    """Return the averaged weights once the stage's minutes are spent; None when the call is over before that."""
-    training = UnetTraining(job)
+def train_unet(
+    job: Job, latents: Tensor, data: Dataset, captions: Captions, start: tuple[UNet, TextEncoders] | None
+) -> tuple[UNet, TextEncoders] | None:
+    """Return the averaged weights once the stage's minutes are spent; None when the call is over before that.
+
+    Weights to `start` from make it a fine-tuning.
+    """
+    training = UnetTraining(job, start)
     training.restore()
     finished = training.run(batches(latents, data, captions, job))
     job.record["unet"], job.record["unet_steps"] = training.curve, training.step

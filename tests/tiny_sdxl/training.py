@@ -34,6 +34,8 @@ class Settings:
     unet_rate: float = 8e-4
     caption_dropout: float = 0.12
     min_snr_gamma: float = 5.0
+    high_noise_weight: float = 0.0
+    low_frequency_noise: float = 0.0
     ema_decay: float = 0.9995
 
 
