@@ -100,17 +100,19 @@ export class MemoryChart {
   #onKey(event) {
     if (event.key !== "Tab") event.stopPropagation(); // Delete would remove the node
     const { from, to } = this.options.range();
-    const rows = this.feed.store.rowsBetween(from, to).filter((row) => from <= timeOf(row) && timeOf(row) <= to);
-    if (rows.length === 0) return;
+    const shown = this.feed.store.rowsBetween(from, to).map(timeOf);
+    // A node ends and the next one starts at the same time: one step, not two.
+    const times = [...new Set(shown)].filter((time) => from <= time && time <= to).sort((a, b) => a - b);
+    if (times.length === 0) return;
     const cursor = this.#cursor;
-    const now = cursor === null ? rows.length - 1 : Math.max(rows.findLastIndex((row) => timeOf(row) <= cursor), 0);
+    const now = cursor === null ? times.length - 1 : Math.max(times.findLastIndex((time) => time <= cursor), 0);
     const step = event.shiftKey ? 10 : 1;
     /** @type {Record<string, number>} */
-    const places = { ArrowLeft: now - step, ArrowRight: now + step, Home: 0, End: rows.length - 1 };
+    const places = { ArrowLeft: now - step, ArrowRight: now + step, Home: 0, End: times.length - 1 };
     if (event.key === "Escape") this.#setCursor(null);
     else if (event.key in places) {
       event.preventDefault();
-      this.#setCursor(timeOf(rows[Math.min(Math.max(places[event.key], 0), rows.length - 1)]));
+      this.#setCursor(times[Math.min(Math.max(places[event.key], 0), times.length - 1)]);
       this.where.ariaLive = "polite"; // read aloud what the keys point at, not what the mouse does
     }
   }

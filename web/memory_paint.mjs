@@ -221,7 +221,7 @@ function paintTime(context, scene, plot, height) {
   context.fillStyle = scene.colors.quiet;
   context.textBaseline = "bottom";
   context.textAlign = "left";
-  context.fillText(`\u2212${formatDuration(scene.to - scene.from)}`, plot.left, height - 1);
+  context.fillText(`\u2212${formatDuration(Math.max(scene.store.lastTime - scene.from, 0))}`, plot.left, height - 1);
   context.textAlign = "right";
   const behind = scene.store.lastTime - scene.to;
   context.fillText(behind < 1 ? "now" : `\u2212${formatDuration(behind)}`, plot.right, height - 1);

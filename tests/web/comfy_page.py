@@ -50,7 +50,8 @@ def comfyui_server(comfyui: Path, base: Path) -> Any:
     checkpoint = base / "models" / "checkpoints" / CHECKPOINT
     subprocess.run([sys.executable, TINY_SDXL / "make_checkpoint.py", checkpoint], check=True, stdout=subprocess.DEVNULL)
     server = pack_module("nodes.benchmark.server")
-    flags = server.known_flags(comfyui, SERVER_FLAGS)
+    newer = os.environ.get("COMFYUI_FRONTEND")  # an unpacked comfyui-frontend-package's static/, instead of the installed one
+    flags = server.known_flags(comfyui, (*SERVER_FLAGS, *([f"--front-end-root={newer}"] if newer else [])))
     return server.ComfyServer(server.ServerSetup(Path(sys.executable), comfyui, base, base / "server.log", flags))
 
 

@@ -1,0 +1,583 @@
+"""The memory's history in ComfyUI's own page: the chart on Memory Probe and the sidebar tab, in both renderers."""
+
+import itertools
+import json
+import time
+import types
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from comfy_page import ComfyPage, read_workflow
+from playwright.sync_api import Browser, Locator, ViewportSize
+
+from .conftest import SCREENSHOTS
+from .test_page import small
+from .test_report import contrast, rgb
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+renderers = pytest.mark.parametrize("vue_nodes", [False, True], ids=["legacy", "vue"])
+SIDEBAR = ".fastsprites-memory-sidebar"
+TOGGLE = "() => app.extensionManager.command.execute('Workspace.ToggleSidebarTab.fast-sprites')"
+PROBE = "app.canvas.graph.nodes.find(node => node.type === 'MemoryProbe')"
+CHART = f"{PROBE}.widgets.find(widget => widget.name === 'memory').element"
+GRAPHICS_CONTRAST = 3.0  # WCAG 2.2, 1.4.11 Non-text Contrast
+TEXT_CONTRAST = 4.5  # WCAG 2.2, 1.4.3 Contrast (Minimum)
+HALF: ViewportSize = {"width": 960, "height": 540}
+EMPTY = {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4}
+
+
+SEEDS = itertools.count(1000)
+
+
+def probe_workflow() -> dict[str, Any]:
+    """A small workflow with a probe, whose sampler has no cached result."""
+    workflow = small(read_workflow("sprite_optimized"))
+    for node in workflow["nodes"]:
+        if node["type"] == "KSampler":
+            node["widgets_values"][0] = next(SEEDS)
+    return workflow
+
+
+def post(address: str, route: str, body: Any) -> Any:
+    request = urllib.request.Request(f"{address}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with DIRECT.open(request, timeout=30) as response:
+        text = response.read()
+        return json.loads(text) if text else None
+
+
+def get(address: str, route: str) -> Any:
+    with DIRECT.open(f"{address}{route}", timeout=30) as response:
+        return json.load(response)
+
+
+def queue_by_api(address: str, width: int) -> None:
+    """Run a small prompt as a program that has no tab does, and wait for its end."""
+    widgets = {"label": "", "reset_peak": False, "snapshot": "", "compare_with": ""}
+    prompt = {
+        "1": {"class_type": "EmptyLatentImage", "inputs": {"width": width, "height": 64, "batch_size": 1}},
+        "77": {"class_type": "MemoryProbe", "inputs": {"value": ["1", 0], **widgets}},
+    }
+    queued = post(address, "/prompt", {"prompt": prompt, "client_id": "a program"})
+    deadline = time.monotonic() + 30
+    while not get(address, f"/history/{queued['prompt_id']}"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def sidebar(page: ComfyPage) -> Locator:
+    """The open sidebar tab."""
+    found = page.page.locator(SIDEBAR)
+    if not found.count():
+        page.evaluate(TOGGLE)
+        found.wait_for()
+    return found
+
+
+def close_sidebar(page: ComfyPage) -> None:
+    if page.page.locator(SIDEBAR).count():
+        page.evaluate(TOGGLE)
+        page.page.locator(SIDEBAR).wait_for(state="detached")
+
+
+def label(page: ComfyPage) -> str:
+    """What the node's chart says to those who cannot see it."""
+    return page.evaluate(f"() => {CHART}.shadowRoot.querySelector('canvas').ariaLabel")
+
+
+def where(page: ComfyPage) -> str:
+    return page.evaluate(f"() => {CHART}.shadowRoot.querySelector('.where').textContent")
+
+
+def pixels(page: ComfyPage, chart: str = CHART, name: str = "ram") -> int:
+    """How many pixels of the chart have a colour of its palette, give or take what smoothing does."""
+    return page.evaluate(
+        f"""name => {{
+            const element = {chart};
+            const canvas = element.shadowRoot.querySelector("canvas");
+            const one = new OffscreenCanvas(1, 1).getContext("2d");
+            one.fillStyle = getComputedStyle(element).getPropertyValue(`--${{name}}`);
+            one.fillRect(0, 0, 1, 1);
+            const wanted = one.getImageData(0, 0, 1, 1).data;
+            const seen = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
+            let count = 0;
+            for (let i = 0; i < seen.length; i += 4)
+                count += seen[i + 3] > 100 && [0, 1, 2].every(part => Math.abs(seen[i + part] - wanted[part]) < 40);
+            return count;
+        }}""",
+        name,
+    )
+
+
+def gpu_rows() -> list[list[float]]:
+    """The last 50 seconds of a GPU, which the server of these tests does not have."""
+    return [[1_000_000 + i, time.time() - 50 + 0.25 * i, 3 + i % 4, 6, 8, 20, 4] for i in range(200)]
+
+
+def inject(page: ComfyPage, rows: list[list[float]]) -> None:
+    """Let the page hear rows as from the server."""
+    page.evaluate(
+        "rows => app.api.dispatchEvent(new CustomEvent('fast-sprites.memory', {detail: {rows}}))",
+        rows,
+    )
+    page.settle()
+
+
+@pytest.fixture
+def fresh(browser: Browser, address: str) -> Iterator[ComfyPage]:
+    """A tab of its own; the test fails if it complained."""
+    page = ComfyPage(browser, address)
+    page.page.set_default_timeout(15_000)
+    yield page
+    assert page.console == []
+    page.close()
+
+
+@renderers
+def test_the_node_draws_its_run_and_marks_its_place(fresh: ComfyPage, vue_nodes: bool) -> None:
+    page = fresh
+    page.use_vue_nodes(vue_nodes)
+    page.load(probe_workflow(), "chart")
+    page.run()
+    page.page.wait_for_function(f"() => {CHART}.shadowRoot.querySelector('canvas').ariaLabel.startsWith('Memory in GiB: RAM')")
+    page.settle()
+    assert "process" in label(page)
+    for name in ("ram", "process", "span", "mark"):
+        assert pixels(page, name=name) > 10, name
+    page.screenshot(SCREENSHOTS / f"memory-node-{'vue' if vue_nodes else 'legacy'}.png")
+
+    box = page.page.locator(".fastsprites-memory-chart canvas").bounding_box()
+    assert box is not None
+    before = where(page)
+    page.page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5)
+    page.settle()
+    assert "into the run" in where(page)
+    assert where(page).count("\u00b7") == 2  # unit, time and the node that ran
+    page.page.mouse.move(5, 5)
+    page.settle()
+    assert "run" not in where(page)
+    assert before.startswith("GiB")
+
+    assert all("memory" not in node["inputs"] for node in page.api_prompt().values())
+    page.use_vue_nodes(not vue_nodes)
+    page.settle()
+    assert pixels(page) > 10
+
+
+@renderers
+def test_the_chart_moves_while_nodes_run(fresh: ComfyPage, vue_nodes: bool) -> None:
+    page = fresh
+    page.use_vue_nodes(vue_nodes)
+    workflow = read_workflow("sprite_optimized")
+    for node in workflow["nodes"]:
+        if node["type"] == "KSampler":
+            node["widgets_values"][2] = 40
+        if node["type"] == "EmptyLatentImage":
+            node["widgets_values"] = [256, 256, 1]
+    page.load(workflow, "moves")
+    page.evaluate("() => app.queuePrompt(0)")
+    page.page.wait_for_function(f"() => {CHART}.shadowRoot.querySelector('.where').textContent.includes('Draw')")
+    pictures = set()
+    for _ in range(4):
+        page.page.wait_for_timeout(400)
+        pictures.add(page.evaluate(f"() => {CHART}.shadowRoot.querySelector('canvas').toDataURL()"))
+    assert len(pictures) >= 3
+    page.page.wait_for_function("() => !app.extensionManager.queue?.runningTasks?.length", timeout=60_000)
+    page.evaluate("() => app.api.interrupt()")
+
+
+@renderers
+def test_inside_a_subgraph_and_after_a_reload(fresh: ComfyPage, vue_nodes: bool) -> None:
+    page = fresh
+    page.use_vue_nodes(vue_nodes)
+    page.load(probe_workflow(), "subgraph")
+    page.evaluate(
+        """() => app.rootGraph.convertToSubgraph(new Set(
+            app.rootGraph.nodes.filter(node => ["MemoryProbe", "KSampler"].includes(node.type))))"""
+    )
+    open_subgraph = """() => {
+        const host = app.rootGraph.nodes.find(node => node.isSubgraphNode());
+        app.canvas.openSubgraph(host.subgraph, host);
+    }"""
+    page.run()
+    page.evaluate(open_subgraph)
+    page.settle()
+    page.page.wait_for_timeout(500)
+    assert pixels(page, name="mark") > 10
+    assert pixels(page, name="span") > 10
+    page.screenshot(SCREENSHOTS / f"memory-subgraph-{'vue' if vue_nodes else 'legacy'}.png")
+
+    page.page.reload()
+    page.wait_until_ready()
+    page.page.wait_for_function("() => app.rootGraph.nodes.some(node => node.isSubgraphNode())")
+    page.evaluate(open_subgraph)
+    page.settle()
+    page.page.wait_for_function(f"() => {CHART}.shadowRoot.querySelector('canvas')?.ariaLabel?.includes('RAM')")
+    page.settle()
+    for name in ("ram", "span", "mark"):
+        assert pixels(page, name=name) > 10, name
+
+
+def test_every_tab_sees_every_run(browser: Browser, address: str) -> None:
+    tabs = [ComfyPage(browser, address) for _ in range(2)]
+    for tab in tabs:
+        tab.load(probe_workflow(), "tab")
+        sidebar(tab)
+    tabs[0].run()
+    queue_by_api(address, 512)
+    for tab in tabs:
+        # titles of nodes of this workflow are not put on those of another
+        row = sidebar(tab).get_by_role("rowheader", name="EmptyLatentImage")
+        row.wait_for()
+        assert sidebar(tab).locator("th[scope=row]").all_text_contents() == ["EmptyLatentImage", "MemoryProbe"]
+    tabs[1].run()
+    for tab in tabs:
+        sidebar(tab).get_by_role("rowheader", name="Draw", exact=True).wait_for()
+        sidebar(tab).get_by_text("CPU: 0 applied").wait_for()
+        assert tab.console == []
+        tab.close()
+
+
+def test_the_sidebar_shows_nodes_models_and_plans(fresh: ComfyPage) -> None:
+    page = fresh
+    page.load(probe_workflow(), "sidebar")
+    page.run()
+    tab = sidebar(page)
+    tab.get_by_role("rowheader", name="Memory Probe").wait_for()
+    headings = tab.get_by_role("columnheader").all_text_contents()
+    assert headings == ["Node", "Time", "Peak process, GiB", "Growth, GiB"]
+    for cell in tab.locator("td:nth-of-type(2)").all_text_contents():
+        assert 0.1 < float(cell) < 20
+    tab.get_by_text("SDXL: 0.0 of 0.0 GiB on cpu").wait_for()
+    assert tab.get_by_role("heading").all_text_contents() == [
+        "Memory", "Nodes of the last run", "Models held", "Applied and refused in the last run",
+    ]  # fmt: skip
+    tab.get_by_text("CPU: 0 applied").wait_for()
+    tab.get_by_label("Show").select_option("last run")
+    page.settle()
+    chart = f"document.querySelector('{SIDEBAR}').shadowRoot.querySelector('.fastsprites-memory-chart')"
+    assert pixels(page, chart, "span") > 500
+    page.screenshot(SCREENSHOTS / "memory-sidebar.png")
+
+    tab.get_by_role("button", name="Free memory").click()
+    tab.get_by_text("ComfyUI frees the memory once no prompt runs.").wait_for()
+    tab.get_by_text("None.").wait_for(timeout=15_000)
+    tab.get_by_role("button", name="Reset peak").click()
+    tab.get_by_text("The peak counts from now.").wait_for()
+
+
+def test_history_can_be_saved(fresh: ComfyPage, tmp_path: Path) -> None:
+    page = fresh
+    page.load(probe_workflow(), "save")
+    page.run()
+    tab = sidebar(page)
+    tab.get_by_role("rowheader", name="Draw", exact=True).wait_for()
+    saved = {}
+    for kind in ("JSON", "CSV", "PNG"):
+        with page.page.expect_download() as download:
+            tab.get_by_role("button", name=f"Save {kind}").click()
+        assert download.value.suggested_filename.endswith(f".{kind.lower()}")
+        path = tmp_path / kind
+        download.value.save_as(path)
+        saved[kind] = path.read_bytes()
+    document = json.loads(saved["JSON"])
+    assert len(document["rows"]) > 3
+    assert {len(row) for row in document["rows"]} == {len(document["columns"])}
+    assert any(row["class_type"] == "KSampler" for row in document["table"]["rows"])
+    lines = saved["CSV"].decode().splitlines()
+    assert len(lines) > len(document["rows"])
+    assert any(line.endswith(",KSampler") for line in lines)
+    assert saved["PNG"].startswith(b"\x89PNG")
+    (SCREENSHOTS / "memory-saved.png").write_bytes(saved["PNG"])
+
+
+def test_a_floor_that_rises_is_told(fresh: ComfyPage, address: str) -> None:
+    page = fresh
+    sentence = "The floor of torch's memory rose after each of the last 5 runs, by 0.5 GiB in all: something keeps memory."
+    rows = [
+        {"node_id": "9", "class_type": "VAEDecode", "seconds": 1.5, "peak_allocated_gib": 6.25, "is_peak_exact": exact}
+        | {"allocated_growth_gib": growth, "peak_process_gib": 2, "process_growth_gib": 0}
+        for exact, growth in ((True, 0.5), (False, -0.3))
+    ]
+    table = {"run": 1, "rows": rows, "num_left_out": 3, "leak": sentence}
+    page.page.route("**/fast-sprites/table", lambda route: route.fulfill(json=table))
+    tab = sidebar(page)
+    queue_by_api(address, 640)
+    tab.get_by_role("alert").filter(has_text=sentence).wait_for()
+    assert tab.get_by_role("columnheader").all_text_contents()[2] == "Peak torch, GiB"
+    assert tab.get_by_role("cell").all_text_contents() == ["1.5 s", "6.3", "+0.5", "1.5 s", "\u2265 6.3", "\u22120.3"]
+    assert "3 more executions" in tab.locator("#nodes").text_content()  # type: ignore[operator]
+
+
+def test_a_gpus_curves_have_their_own_axis(fresh: ComfyPage) -> None:
+    page = fresh
+    page.load(probe_workflow(), "gpu")
+    page.evaluate("() => app.api.dispatchEvent(new CustomEvent('reconnected'))")
+    sidebar(page)
+    inject(page, gpu_rows())
+    chart = f"document.querySelector('{SIDEBAR}').shadowRoot.querySelector('.fastsprites-memory-chart')"
+    page.page.wait_for_timeout(300)
+    for name in ("active", "reserved", "driver", "ram"):
+        assert pixels(page, chart, name) > 20, name
+    assert "active" in page.evaluate(f"() => {chart}.shadowRoot.querySelector('.legend').textContent")
+    page.screenshot(SCREENSHOTS / "memory-gpu-rows.png")
+
+
+@renderers
+def test_keys_move_the_cursor_and_leave_the_node(fresh: ComfyPage, vue_nodes: bool) -> None:
+    page = fresh
+    page.use_vue_nodes(vue_nodes)
+    page.load(probe_workflow(), "keys")
+    page.run()
+    page.settle()
+    page.evaluate(f"() => app.canvas.selectNode({PROBE})")
+    page.evaluate(f"() => {CHART}.shadowRoot.querySelector('canvas').focus()")
+    places = []
+    for key in ("Home", "Shift+ArrowRight", "ArrowRight", "ArrowLeft"):
+        page.page.keyboard.press(key)
+        page.settle()
+        places.append(where(page))
+    assert "into the run" in places[1]
+    assert len(set(places[:3])) == 3
+    assert places[3] == places[1]
+    page.page.keyboard.press("Delete")
+    page.page.keyboard.press("Escape")
+    page.settle()
+    assert "run" not in where(page)
+    assert page.evaluate(f"() => Boolean({PROBE})")
+    assert page.page.get_by_role("img", name="Memory in GiB").count() >= 1
+
+
+def test_the_sidebar_works_by_keyboard(fresh: ComfyPage) -> None:
+    page = fresh
+    page.load(probe_workflow(), "keyboard")
+    page.evaluate(f"() => app.canvas.selectNode({PROBE})")
+    tab = sidebar(page)
+    tab.get_by_label("Show").focus()
+    reached = []
+    for _ in range(7):
+        page.page.keyboard.press("Tab")
+        reached.append(page.evaluate(f"() => document.querySelector('{SIDEBAR}').shadowRoot.activeElement?.id"))
+    assert [name for name in reached if name] == ["free", "reset", "json", "csv", "png", "nodes"]
+    page.page.keyboard.press("Delete")
+    page.page.keyboard.press("Backspace")
+    assert page.evaluate(f"() => Boolean({PROBE})")
+
+
+@renderers
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_curves_and_words_stand_out(fresh: ComfyPage, theme: str, vue_nodes: bool) -> None:
+    page = fresh
+    page.evaluate("theme => app.extensionManager.setting.set('Comfy.ColorPalette', theme)", theme)
+    page.use_vue_nodes(vue_nodes)
+    page.load(probe_workflow(), "theme")
+    page.run()
+    tab = sidebar(page)
+    tab.get_by_role("rowheader", name="Draw", exact=True).wait_for()
+    page.page.wait_for_timeout(400)
+    page.screenshot(SCREENSHOTS / f"memory-{theme}-{'vue' if vue_nodes else 'legacy'}.png")
+    charts = [CHART, f"document.querySelector('{SIDEBAR}').shadowRoot.querySelector('.fastsprites-memory-chart')"]
+    found: list[tuple[str, str, str, float]] = []
+    for chart in charts:
+        style = page.evaluate(
+            f"""() => Object.fromEntries(["surface", "text", "quiet", "active", "reserved", "driver", "ram", "process", "mark"]
+                .map(name => [name, getComputedStyle({chart}).getPropertyValue(`--${{name}}`)]))"""
+        )
+        surface = style.pop("surface")
+        found += [(n, c, surface, TEXT_CONTRAST if n in ("text", "quiet") else GRAPHICS_CONTRAST) for n, c in style.items()]
+    colors = page.evaluate(
+        f"""() => [...document.querySelector('{SIDEBAR}').shadowRoot.querySelectorAll("h2, h3, th, td, li, button, #device")]
+            .map(part => [part.id || part.localName, getComputedStyle(part).color,
+                part.localName === "button" ? getComputedStyle(part).backgroundColor
+                    : getComputedStyle(document.querySelector('{SIDEBAR}')).backgroundColor])"""
+    )
+    found += [(name, color, surface, TEXT_CONTRAST) for name, color, surface in colors]
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.ColorPalette', 'dark')")
+    for name, color, surface, least in found:
+        ratio = contrast(rgb(page, color), rgb(page, surface))
+        assert ratio >= least, f"{name}: {color} on {surface} is {ratio:.2f}"
+
+
+@renderers
+def test_at_twice_the_zoom_everything_fits(browser: Browser, address: str, vue_nodes: bool) -> None:
+    # what 200 % makes of 1920 x 1080
+    zoomed = types.SimpleNamespace(new_page=lambda viewport: browser.new_page(viewport=HALF, device_scale_factor=2))
+    page = ComfyPage(cast("Browser", zoomed), address)
+    page.use_vue_nodes(vue_nodes)
+    page.load(probe_workflow(), "zoom")
+    page.run()
+    tab = sidebar(page)
+    tab.get_by_role("rowheader", name="Draw", exact=True).wait_for()
+    page.page.wait_for_timeout(500)
+    page.screenshot(SCREENSHOTS / f"memory-200-percent-{'vue' if vue_nodes else 'legacy'}.png")
+    assert tab.evaluate("element => element.scrollWidth <= element.clientWidth + 1")
+    for button in tab.get_by_role("button").all():
+        button.scroll_into_view_if_needed()
+        box = button.bounding_box()
+        assert box is not None
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 960
+    sharp = tab.locator("canvas").evaluate("canvas => canvas.width / canvas.clientWidth")
+    assert sharp == pytest.approx(2, rel=0.02)
+    assert page.console == []
+    page.close()
+
+
+def test_settings_choose_rate_curves_unit_and_off(fresh: ComfyPage, address: str) -> None:
+    page = fresh
+    asked: list[str] = []
+    page.page.on("request", lambda request: asked.append(request.url) if "/fast-sprites/history" in request.url else None)
+    page.load(probe_workflow(), "settings")
+    page.run()
+    page.settle()
+
+    def choose(name: str, value: Any) -> None:
+        page.evaluate("([name, value]) => app.extensionManager.setting.set(`FastSprites.Memory.${name}`, value)", [name, value])
+        page.page.wait_for_timeout(500)
+
+    try:
+        choose("Curve.ram", False)
+        assert "RAM" not in label(page)
+        assert "process" in label(page)
+        choose("Unit", "MiB")
+        assert label(page).startswith("Memory in MiB")
+        choose("Rate", "10")
+        assert asked[-1].endswith("rate_hz=10")
+        choose("Live", False)
+        asked.clear()
+        assert label(page) == "Memory: no readings yet"
+        assert "off" in where(page)
+        queue_by_api(address, 704)
+        page.page.wait_for_timeout(500)
+        assert label(page) == "Memory: no readings yet"
+        assert asked == []
+    finally:
+        for name, value in (("Curve.ram", True), ("Unit", "GiB"), ("Rate", "4"), ("Live", True)):
+            choose(name, value)
+    page.page.wait_for_function(f"() => {CHART}.shadowRoot.querySelector('canvas').ariaLabel.startsWith('Memory in GiB: RAM')")
+
+
+def test_a_new_server_starts_a_new_history(fresh: ComfyPage) -> None:
+    page = fresh
+    page.load(probe_workflow(), "reconnect")
+    sidebar(page)
+    inject(page, gpu_rows())
+    assert "active" in label(page) or "active" in page.page.locator(f"{SIDEBAR} .legend").text_content()  # type: ignore[operator]
+    page.evaluate("() => app.api.dispatchEvent(new CustomEvent('reconnected'))")
+    page.page.wait_for_timeout(800)
+    assert "active" not in (page.page.locator(f"{SIDEBAR} .legend").text_content() or "")
+
+
+def test_a_broken_device_is_said_in_the_chart(fresh: ComfyPage) -> None:
+    page = fresh
+    answer = {"columns": [], "now_s": 1, "rows": gpu_rows(), "runs": [], "marks": [], "problem": "CUDA error: device lost"}
+    page.page.route("**/fast-sprites/history?*", lambda route: route.fulfill(json=answer))
+    page.load(probe_workflow(), "broken")
+    page.evaluate("() => app.api.dispatchEvent(new CustomEvent('reconnected'))")
+    page.page.wait_for_function(f"() => {CHART}.shadowRoot.querySelector('.where').textContent.includes('device lost')")
+
+
+def counts(page: ComfyPage) -> dict[str, float]:
+    """DOM nodes, listeners and JavaScript heap after collecting garbage."""
+    session = page.page.context.new_cdp_session(page.page)
+    session.send("Performance.enable")
+    for _ in range(4):
+        session.send("HeapProfiler.collectGarbage")
+        page.settle()
+    found = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
+    session.detach()
+    return {name: found[name] for name in ("Nodes", "JSEventListeners", "JSHeapUsedSize")}
+
+
+@renderers
+def test_removed_charts_leave_nothing_behind(fresh: ComfyPage, vue_nodes: bool) -> None:
+    page = fresh
+    page.use_vue_nodes(vue_nodes)
+    page.evaluate("() => globalThis.watched = {charts: [], others: [], sidebars: []}")
+    for _ in range(4):
+        page.load(probe_workflow(), "gone")
+        sidebar(page)
+        page.evaluate(
+            f"""() => {{
+                watched.charts.push(new WeakRef({CHART}));
+                watched.others.push(new WeakRef(app.canvas.graph.nodes.find(node => node.type === "KSampler")));
+                watched.sidebars.push(new WeakRef(document.querySelector('{SIDEBAR}')));
+            }}"""
+        )
+        close_sidebar(page)
+        page.load(EMPTY)
+    assert page.page.locator(".fastsprites-memory-chart").count() == 0
+    counts(page)
+    kept = page.evaluate("() => Object.values(watched).map(all => all.filter(reference => reference.deref()).length)")
+    # With Vue nodes ComfyUI's page itself keeps removed nodes, its own too, and their widgets with them.
+    charts, others, sidebars = kept
+    assert charts <= others
+    assert sidebars == 0
+    if not vue_nodes:
+        assert charts == 0
+
+
+def hear(page: ComfyPage, first: int, num_events: int) -> None:
+    """Let the page hear events as while prompts run: four samples and a run of twelve nodes in each."""
+    page.evaluate(
+        """async ([first, count]) => {
+            const spans = run => Array.from({length: 12}, (_, i) => ({node_id: String(i), class_type: "Node",
+                start_s: run * 2 + i / 6, end_s: run * 2 + (i + 1) / 6}));
+            for (let event = 0; event < count; event++) {
+                const rows = Array.from({length: 4}, (_, i) => {
+                    const seq = first + event * 4 + i;
+                    return [seq, seq / 20, 4 + seq % 5, 8, 9, 20, 3];
+                });
+                const run = Math.floor(event / 10) + first;
+                const detail = {rows, runs: [{run, start_s: run * 2, end_s: event % 10 ? null : run * 2 + 2, num_left_out: 0,
+                    spans: spans(run)}], marks: []};
+                app.api.dispatchEvent(new CustomEvent("fast-sprites.memory", {detail}));
+                if (event % 50 === 0) await new Promise(done => requestAnimationFrame(done));
+            }
+        }""",
+        [first, num_events],
+    )
+
+
+@renderers
+def test_half_an_hour_of_runs_stays_bounded(fresh: ComfyPage, address: str, vue_nodes: bool) -> None:
+    """9,000 events, as many as a page hears in 30 minutes of running, and 30 real runs, with node and sidebar open."""
+    page = fresh
+    page.use_vue_nodes(vue_nodes)
+    page.load(probe_workflow(), "soak")
+    page.run()
+    sidebar(page).get_by_role("rowheader", name="Draw", exact=True).wait_for()
+    widths = itertools.count(64 if vue_nodes else 2048, 8)
+
+    def grown(action: Callable[[], None]) -> dict[str, float]:
+        before = counts(page)
+        action()
+        page.page.wait_for_timeout(500)
+        after = counts(page)
+        return {name: after[name] - before[name] for name in after}
+
+    def runs() -> None:
+        for _ in range(30):
+            queue_by_api(address, next(widths))
+
+    def live(is_on: bool) -> None:
+        page.evaluate("isOn => app.extensionManager.setting.set('FastSprites.Memory.Live', isOn)", is_on)
+        page.page.wait_for_timeout(500)
+
+    hear(page, 1_000_000, 4500)  # fills the history: what it holds is bounded, not nothing
+    heard = grown(lambda: hear(page, 2_000_000, 4500))
+    assert heard["Nodes"] <= 50
+    assert heard["JSEventListeners"] <= 10
+    assert heard["JSHeapUsedSize"] <= 1.5e6
+    ran = grown(runs)
+    # ComfyUI's page itself grows with every job that it lists, so a page without readings is the measure.
+    try:
+        live(False)
+        close_sidebar(page)
+        without = [grown(runs), grown(runs)]
+    finally:
+        live(True)
+    for name, room in (("Nodes", 200), ("JSEventListeners", 100), ("JSHeapUsedSize", 1.5e6)):
+        assert ran[name] <= 1.5 * max(0, *(measure[name] for measure in without)) + room, name
