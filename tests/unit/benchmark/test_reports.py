@@ -131,6 +131,8 @@ def test_noise_is_no_regression():
     new = make_record(single={"stock": STEADY, "ours": [1.3, 2.4, 3.3, 1.8, 2.9, 2.2]})
     found = compare_records(old, new, threshold=0.05, relative=False)
     assert [change.ratio.verdict for change in found.changes] == ["no difference"] * 2
+    assert found.changes[1].ratio.value > 1.1  # over the threshold, but not beyond the noise
+    assert not found.has_regression
 
 
 def test_relative_cancels_a_slower_machine():
