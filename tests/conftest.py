@@ -35,7 +35,9 @@ def comfyui_path() -> Path | None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer to write the frozen node surface anew, and to kill more servers."""
+    parser.addoption("--kills", type=int, default=4, metavar="N", help="of ComfyUI and generate, in tests/server/test_kills.py")
     parser.addoption(
-        "--kills", type=int, default=4, metavar="N", help="kills of ComfyUI and of generate in tests/server/test_kills.py"
+        "--rounds", type=int, default=1, metavar="N", help="batches on a killed cluster, tests/server/test_cluster.py"
     )
+    parser.addoption("--sprites", type=int, default=64, metavar="N", help="sprites in each of these batches")
     parser.addoption("--update-node-surface", action="store_true", help="write tests/comfy/node_surface.json anew")

@@ -1,6 +1,10 @@
-"""`fast-sprites generate --cluster` on three nodes that Ray makes on this machine."""
+"""`fast-sprites generate --cluster` on three nodes that Ray makes on this machine.
+
+Ten batches of 300: python -m pytest tests/server/test_cluster.py --rounds 10 --sprites 300 -s
+"""
 
 import os
+import random
 import signal
 import subprocess
 import time
@@ -12,8 +16,8 @@ import psutil
 import pytest
 
 from ..conftest import PACK_ROOT
-from .conftest import FLAGS, server_setup
-from .test_kills import NUM_SPRITES, command, problems, records, request, run
+from .conftest import FLAGS, Comfy, server_setup
+from .test_kills import command, problems, records, request, run
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install ray")
 TIMEOUT_S = 900.0
@@ -56,34 +60,53 @@ def wait_for(output: Path, num_sprites: int, client: subprocess.Popen[str]) -> N
         time.sleep(0.05)
 
 
-@pytest.mark.slow
-def test_a_batch_survives_a_node_a_server_and_the_driver(cluster, base: Path, comfyui: Path, comfy, tmp_path: Path):
-    (tmp_path / "alone").mkdir()
-    alone = run(*request(tmp_path / "alone", comfy.server.address))
-    assert alone.returncode == 0, alone.stderr
-    (tmp_path / "cluster").mkdir()
-    output = tmp_path / "cluster" / "sprites"
-    arguments = [*request(tmp_path / "cluster", comfy.server.address), *cluster_options(cluster, base, comfyui)]
+def start(arguments: list[str | Path]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(*arguments), cwd=PACK_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )  # fmt: skip
 
-    def start(*more: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            command(*arguments, *more), cwd=PACK_ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )  # fmt: skip
 
-    client = start()
-    wait_for(output, NUM_SPRITES // 8, client)
-    os.kill(servers(base)[0], signal.SIGKILL)
-    wait_for(output, NUM_SPRITES // 4, client)
-    cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-    wait_for(output, NUM_SPRITES // 2, client)
-    client.kill()
-    client.communicate()
-    client = start("--resume")
-    said, errors = client.communicate(timeout=TIMEOUT_S)
-    assert client.returncode == 0, errors
-    assert problems(output, tmp_path / "alone" / "sprites") == []
-    assert f"{NUM_SPRITES} sprites, " in said
+def wait_for_no_servers(base: Path) -> None:
     deadline = time.monotonic() + 30
     while servers(base):
         assert time.monotonic() < deadline, "workers left servers behind"
         time.sleep(0.5)
+
+
+@pytest.mark.slow
+def test_batches_survive_a_node_a_server_and_the_driver(
+    cluster: Any, base: Path, comfyui: Path, comfy: Comfy, tmp_path: Path, pytestconfig: pytest.Config
+):
+    num_sprites = int(pytestconfig.getoption("--sprites"))  # type: ignore[arg-type] - it has a default
+    num_rounds = int(pytestconfig.getoption("--rounds"))  # type: ignore[arg-type]
+    (tmp_path / "alone").mkdir()
+    alone = run(*request(tmp_path / "alone", comfy.server.address, num_sprites))
+    assert alone.returncode == 0, alone.stderr
+    draw = random.Random(num_sprites)
+    for number in range(num_rounds):
+        if number:
+            cluster.add_node(num_cpus=1)  # in place of the one that was killed
+        folder = tmp_path / f"round{number:02}"
+        folder.mkdir()
+        output = folder / "sprites"
+        arguments = [*request(folder, comfy.server.address, num_sprites), *cluster_options(cluster, base, comfyui)]
+        moments = sorted(draw.sample(range(1, 3 * num_sprites // 4), 3))
+        client = start(arguments)
+        wait_for(output, moments[0], client)
+        os.kill(draw.choice(servers(base)), signal.SIGKILL)
+        wait_for(output, moments[1], client)
+        cluster.remove_node(draw.choice(sorted(cluster.worker_nodes, key=id)), allow_graceful=False)
+        wait_for(output, moments[2], client)
+        client.kill()
+        client.communicate()
+        kept = len(records(output))
+        client = start([*arguments, "--resume"])
+        said, errors = client.communicate(timeout=TIMEOUT_S)
+        assert client.returncode == 0, errors
+        assert problems(output, tmp_path / "alone" / "sprites", num_sprites) == []
+        assert f"{num_sprites} sprites, " in said
+        wait_for_no_servers(base)
+        print(
+            f"{number + 1}: a server killed at {moments[0]}, a node at {moments[1]}, the driver at {kept}: all there once",
+            flush=True,
+        )

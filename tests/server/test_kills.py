@@ -58,12 +58,12 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), cwd=PACK_ROOT, capture_output=True, text=True, timeout=RUN_TIMEOUT_S, check=False)
 
 
-def request(folder: Path, address: str, seed: int = 7) -> list[str | Path]:
+def request(folder: Path, address: str, num_sprites: int = NUM_SPRITES) -> list[str | Path]:
     """The arguments of a new batch whose files lie in `folder`."""
     prompts = folder / "prompts.txt"
     prompts.write_text(PROMPTS, encoding="utf-8")
     workflow = small_workflow(folder)
-    count = ["--count", str(NUM_SPRITES), "--seed", str(seed), "--checkpoint", TINY_CHECKPOINT, "--job-size", "4"]
+    count = ["--count", str(num_sprites), "--seed", "7", "--checkpoint", TINY_CHECKPOINT, "--job-size", "4"]
     return ["--prompts", prompts, "--workflow", workflow, "--server", address, "--output", folder / "sprites", *count]
 
 
@@ -79,11 +79,11 @@ def pixels(path: Path) -> NDArray[np.int16]:
         return np.asarray(picture).astype(np.int16)
 
 
-def problems(output: Path, reference: Path) -> list[str]:
+def problems(output: Path, reference: Path, num_sprites: int = NUM_SPRITES) -> list[str]:
     """What is wrong with a finished batch, compared with an undisturbed one."""
     found = []
     made, expected = records(output), {record["index"]: record for record in records(reference)}
-    if sorted(record["index"] for record in made) != list(range(NUM_SPRITES)):
+    if sorted(record["index"] for record in made) != list(range(num_sprites)):
         found.append(f"the manifest has {len(made)} sprites")
     files = {str(path.relative_to(output)) for path in output.rglob("*") if path.is_file()} - {"manifest.jsonl"}
     if files != {record["file"] for record in made}:
