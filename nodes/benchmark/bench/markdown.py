@@ -113,6 +113,8 @@ def _row(base: SideRecord, side: SideRecord, pictures: int) -> list[str]:
 
 def speed_up(base: SideRecord, side: SideRecord) -> str:
     """How many times as fast a side is as the base, with interval and verdict."""
+    if not base.runs:
+        return f"{base.name} drew nothing"
     ratio = statistics.paired_ratio(base.times_s, side.times_s)
     if ratio.verdict == "too few runs":
         return f"{1 / ratio.value:.2f}x (one round: no interval)"

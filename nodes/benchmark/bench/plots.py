@@ -92,7 +92,7 @@ def _is_shown(scenario: ScenarioRecord, side: SideRecord) -> bool:
 
 
 def _bar_text(base: SideRecord, side: SideRecord) -> str:
-    if side is base or side.fidelity is None:
+    if side is base or side.fidelity is None or not base.runs:
         return f"{statistics.median(side.times_s).value:.2f} s"
     psnr = side.fidelity.worst_psnr_db
     ratio = statistics.paired_ratio(base.times_s, side.times_s)

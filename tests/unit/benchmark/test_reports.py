@@ -1,6 +1,7 @@
 """What is made of records: Markdown, comparison, plots, and the command around them."""
 
 import copy
+import io
 import os
 from pathlib import Path
 
@@ -213,6 +214,43 @@ def test_the_page_holds_every_panel(tmp_path: Path, suffix: str, monkeypatch: py
         text = path.read_text(encoding="utf-8")
         for title in ("Stock beside the others", "Where the time goes", "Time per picture against batch", "Memory against batch"):
             assert f"<!-- {title} -->" in text
+
+
+def test_a_stock_side_that_runs_out_of_memory_is_a_result():
+    record = make_record(batch32={"stock": [], "ours": STEADY})
+    record.scenarios[0].sides[0].failure = "VAEDecode failed: OutOfMemoryError: no memory"
+    text = markdown.markdown(record)
+    assert cells(text, "stock")[1] == "VAEDecode failed: OutOfMemoryError: no memory"
+    assert cells(text, "ours")[6] == "stock drew nothing"
+
+
+def test_the_bar_shows_the_share_of_the_budget():
+    console = pytest.importorskip("rich.console", reason="rich is not installed: pip install rich")
+    progress = pytest.importorskip("rich.progress", reason="rich is not installed: pip install rich")
+    written = io.StringIO()
+    with progress.Progress(console=console.Console(file=written, force_terminal=True, width=100), auto_refresh=False) as bar:
+        shown = terminal.RichProgress(bar)
+        record = make_record(single={"stock": STEADY}, batch8={"stock": STEADY})
+        for number, scenario in enumerate(record.scenarios, start=1):
+            shown.scenario_started(scenario, number, 2, 100.0)
+            shown.run_done(scenario.sides[0], "run", scenario.sides[0].runs[0])
+        (task,) = bar.tasks
+        assert (task.description, task.total) == ("2/2 batch8", 100.0)
+        assert 0 <= task.completed < 50
+    assert "stock        run          2.000 s,  100 s left" in written.getvalue()
+
+
+def test_lines_tell_a_disturbance_once(capsys: pytest.CaptureFixture[str]):
+    record = make_record(single={"stock": STEADY})
+    (side,) = record.scenarios[0].sides
+    with terminal.make_progress() as shown:
+        shown.scenario_started(record.scenarios[0], 1, 1, 60.0)
+        for run in side.runs[:2]:
+            run.disturbances = ["the card was slowed down by the power brake"]
+            shown.run_done(side, "run", run)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "[1/1] single: the scenario single, up to 60 s"
+    assert [line for line in lines if "disturbed" in line] == ["  disturbed: the card was slowed down by the power brake"]
 
 
 def test_the_summary_fits_a_terminal(full_record: Record, capsys: pytest.CaptureFixture[str]):
