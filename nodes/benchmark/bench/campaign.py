@@ -15,7 +15,7 @@ from .fidelity import FidelityError, compare_pictures
 from .graphs import Graph
 from .machine import watch_device
 from .method import FailedRunError, Limits, Watch, alternate
-from .record import Record, Run, ScenarioRecord, SideRecord
+from .record import Record, Run, ScenarioRecord, SideRecord, without_folder
 from .scenarios import Choices, Scenario, Side, SideGraph, StockGraphs
 from .session import Drawn, Session, reports_of
 
@@ -217,5 +217,5 @@ class _SavingWatch:
 def _without_paths(stats: dict[str, Any]) -> dict[str, Any]:
     """The server's own words about itself, less where it lies on the disk."""
     system = dict(stats["system"])
-    system["argv"] = [argument.replace("\\", "/").rsplit("/", 1)[-1] for argument in system.get("argv", ())[1:]]
+    system["argv"] = [without_folder(argument) for argument in system.get("argv", ())[1:]]
     return {"system": system, "devices": stats["devices"]}

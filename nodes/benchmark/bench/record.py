@@ -153,6 +153,11 @@ class Record:
         os.replace(unfinished, path)
 
 
+def without_folder(argument: str) -> str:
+    """A command-line argument less the folder of this machine that it may name."""
+    return argument.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1]
+
+
 def read_record(path: Path) -> Record:
     """The record in a file; raises RecordError with one sentence."""
     try:

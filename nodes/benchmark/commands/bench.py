@@ -139,5 +139,8 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
     how.add_argument("--seed", type=int, metavar="N", help="first seed; by default one that the server cannot have cached")
     out = parser.add_argument_group("what is written")
     out.add_argument(
-        "--json", type=Path, metavar="FILE", help="the record (default fast-sprites-bench-DATE.json), Markdown beside it"
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="the record (default fast-sprites-bench-DATE.json), Markdown beside it, and the log of a server that was started",
     )

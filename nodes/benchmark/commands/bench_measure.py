@@ -2,12 +2,12 @@
 
 import argparse
 import asyncio
-import contextlib
 import importlib.metadata
 import importlib.util
 import shlex
 import sys
 import tempfile
+import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -16,14 +16,16 @@ from pathlib import Path
 from ...engine.errors import BadInputError, PackError
 from ..bench import scenarios
 from ..bench.method import Limits
-from ..bench.record import Record
+from ..bench.record import Record, without_folder
 from ..bench.scenarios import LADDER, OURS, STOCK, Choices, Scenario, Side, find_scenarios
+from ..client import ClientError
 from ..server import ComfyServer, ServerError, ServerSetup, known_flags
 from .bench_reports import write_reports
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 # A server of its own neither asks the network nor keeps a database.
 OWN_FLAGS = ("--disable-api-nodes", "--database-url=sqlite:///:memory:")
+DEATH_S = 1.0  # connections of a process that dies break before it has ended
 FILES = {"checkpoint": "checkpoints", "lora": "loras", "controlnet": "controlnet"}
 
 
@@ -92,7 +94,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
     )
     status = 0
     try:
-        with _server(options) as address, make_progress() as progress:
+        with _server(options, path.with_suffix(".log")) as address, make_progress() as progress:
             asyncio.run(run_plan(address, plan, record, progress, lambda: record.write(path)))
     except PackError as error:
         record.partial, status = str(error), 1
@@ -111,9 +113,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
 
 def _without_folders(arguments: list[str]) -> list[str]:
     """The command without the folders of this machine, which are nobody's business in a record that is sent on."""
-    return [
-        part if part.startswith(("http:", "https:")) else part.replace("\\", "/").rsplit("/", 1)[-1] or part for part in arguments
-    ]
+    return [part if part.startswith(("http:", "https:")) else without_folder(part) for part in arguments]
 
 
 def _pack_version() -> str:
@@ -130,8 +130,8 @@ def _choices(options: argparse.Namespace) -> Choices:
 
 
 @contextmanager
-def _server(options: argparse.Namespace) -> Generator[str, None, None]:
-    """The address of the server to measure, which is started for the block if the user asks for it."""
+def _server(options: argparse.Namespace, log: Path) -> Generator[str, None, None]:
+    """The address of the server to measure, which is started for the block if the user asks for it; it then prints into `log`."""
     if options.start is None:
         if options.server_flags or options.pack:
             raise BadInputError(
@@ -150,13 +150,12 @@ def _server(options: argparse.Namespace) -> Generator[str, None, None]:
     with tempfile.TemporaryDirectory(prefix="fast-sprites-bench-", ignore_cleanup_errors=True) as temporary:
         base = _own_base(options, Path(temporary)) if options.pack else comfyui
         flags = (*known_flags(comfyui, OWN_FLAGS), *shlex.split(options.server_flags))
-        setup = ServerSetup(options.python, comfyui, base, Path(temporary) / "server.log", flags)
+        setup = ServerSetup(options.python, comfyui, base, log, flags)
         with ComfyServer(setup) as server:
             try:
                 yield server.address
-            except PackError:
-                with contextlib.suppress(ServerError):
-                    print(server.log_tail(), file=sys.stderr)
+            except ClientError:
+                time.sleep(DEATH_S)
                 server.require_alive()
                 raise
 
