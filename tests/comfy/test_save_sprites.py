@@ -2,6 +2,8 @@
 
 import copy
 import json
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -233,6 +235,31 @@ def test_stream_never_holds_all_pictures(save, output, bench, vae):
     with torch.inference_mode():
         save(None, sprites=stream, vae=counted)
     assert counted.pictures == [8, 8, 4]
+
+
+def test_a_slow_disk_holds_the_decoding_back(save, output, bench, vae, monkeypatch):
+    write = Path.write_bytes
+    held: list[weakref.ref[Any]] = []
+    alive = []
+
+    class HeldVae:
+        def decode(self, samples: torch.Tensor, vae_options: dict[str, Any]) -> torch.Tensor:
+            pictures = np.zeros((len(samples), 64, 64, 3), dtype=np.float32)
+            held.append(weakref.ref(pictures))
+            alive.append(sum(reference() is not None for reference in held))
+            return torch.from_numpy(pictures)
+
+    def write_slowly(path: Path, data: bytes) -> int:
+        time.sleep(0.05)
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write_slowly)
+    stream = bench.run(count=80, micro_batch=80, steps=1, sampler_name="euler", draw="while saving")[3]
+    with torch.inference_mode():
+        save(None, sprites=stream, vae=HeldVae())
+    assert len(alive) == 10
+    # The one that is being made, the one that is given to the threads, and what 16 waiting pictures (eight threads) come from.
+    assert max(alive) <= 5
 
 
 def test_finished_sprites_stay_when_the_drawing_breaks_off(save, output, bench, vae):
