@@ -31,7 +31,8 @@ def base(tmp_path_factory: pytest.TempPathFactory, comfyui: Path) -> Path:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.setenv("RAY_raylet_start_wait_time_s", "180")  # a node of a busy machine takes longer than Ray's 30 s
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
