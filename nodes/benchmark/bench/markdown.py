@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import statistics
-from .fidelity import Fidelity
-from .record import PeakMemory, Record, Run, ScenarioRecord, SideRecord
+from .record import Fidelity, PeakMemory, Record, Run, ScenarioRecord, SideRecord
 
 HEADER = (
     "",

@@ -21,7 +21,7 @@ class RecordError(PackError):
 
 @dataclass
 class DeviceSample:
-    """The card during a run, by its driver: the lowest clock, the rest at its highest."""
+    """The card during a run, by its driver: the median clock, the rest at its highest."""
 
     sm_clock_mhz: int
     temperature_c: int
@@ -30,7 +30,7 @@ class DeviceSample:
     throttled_by: list[str]
     """The driver's reasons to slow down that say something is wrong: heat, power brake, hardware."""
     other_processes: int
-    """Processes that compute on the card beside the one that was there before the first run."""
+    """Processes that compute on the card beside one, which is taken for ComfyUI."""
 
 
 @dataclass

@@ -19,6 +19,7 @@ from ..bench.method import Limits
 from ..bench.record import Record, without_folder
 from ..bench.scenarios import LADDER, OURS, STOCK, Choices, Scenario, Side, find_scenarios
 from ..client import ClientError
+from ..generate.run import base_url
 from ..server import ComfyServer, ServerError, ServerSetup, known_flags
 from .bench_reports import write_reports
 
@@ -140,7 +141,7 @@ def _server(options: argparse.Namespace, log: Path) -> Generator[str, None, None
         address = (options.server or DEFAULT_SERVER).rstrip("/")
         if not address.startswith(("http://", "https://")):
             raise BadInputError(f"--server {address} is no address: write http://HOST:PORT.")
-        yield address
+        yield base_url(address)
         return
     if options.server:
         raise BadInputError("--server and --start were both given: choose one.")

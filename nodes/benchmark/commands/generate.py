@@ -105,7 +105,8 @@ def run(options: argparse.Namespace) -> int:
         return asyncio.run(require_server(address, request)) if cluster is None else open_cluster(cluster)
 
     ray = None
-    if options.resume and ((options.output / NAME).exists() or options.prompts is None):
+    is_kept = options.resume and ((options.output / NAME).exists() or options.prompts is None)
+    if is_kept:
         manifest = Manifest.resume(options.output)
     else:
         request = _request(options)
@@ -120,7 +121,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{len(request)} sprites{kept}, seeds {_seed_words(request)}, into {options.output}")
         if not missing:
             return 0
-        if options.resume:
+        if is_kept:
             ray = require(request)
         progress = Progress(len(request), manifest.num_finished)
         go_on = _resume_command(options)

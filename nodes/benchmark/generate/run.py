@@ -27,12 +27,12 @@ class StoppedError(PackError):
 def base_url(address: str) -> str:
     """The server's URL, of `host:port` too; raises BadInputError for anything else."""
     url = address if "://" in address else f"http://{address}"
-    parts = urllib.parse.urlsplit(url)
     try:
+        parts = urllib.parse.urlsplit(url)
         usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) and parts.path in ("", "/")
-    except ValueError:  # a port that is no number
-        usable = False
-    if not usable:
+    except ValueError:  # a port that is no number, or half a pair of brackets
+        parts, usable = None, False
+    if parts is None or not usable:
         raise BadInputError(f"The server is {address!r}; name it as host:port or http://host:port.")
     return f"{parts.scheme}://{parts.netloc}"
 
@@ -109,7 +109,8 @@ class ServerWorker:
                 show(len(job.sprites) * event.value / max(event.maximum, 1))
             outcome = event
         if isinstance(outcome, Failed):
-            raise ClientError(f"{outcome.node_type} (node {outcome.node_id}) failed: {outcome.message.splitlines()[0]}")
+            reason = (outcome.message.splitlines() or [outcome.exception_type])[0]  # assert without words has no message
+            raise ClientError(f"{outcome.node_type} (node {outcome.node_id}) failed: {reason}")
         if not isinstance(outcome, Succeeded):
             raise ClientError("The job was cancelled on the server.")
 

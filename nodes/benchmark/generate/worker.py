@@ -147,7 +147,7 @@ class SpriteWorker:
             comfyui=comfyui,
             base_directory=Path(self._spec.base_directory or comfyui),
             log=Path(tempfile.gettempdir()) / "fast-sprites" / f"comfyui-{port}.log",
-            flags=known_flags(comfyui, (*SERVER_FLAGS, *self._spec.flags)),
+            flags=(*known_flags(comfyui, SERVER_FLAGS), *self._spec.flags),
             port=port,
             ends_with_parent=True,
         )

@@ -34,13 +34,13 @@ def read_workflow(path: Path) -> Graph:
             f"The workflow {path} cannot be read ({error.strerror}): name a file that ComfyUI exported."
         ) from error
     except ValueError as error:
-        raise BadInputError(f"The workflow {path} is no JSON ({error}): export it with Workflow > Export (API).") from error
+        raise BadInputError(f"The workflow {path} is no JSON ({error}): export it with File > Export (API).") from error
     try:
         if all(isinstance(node["class_type"], str) and isinstance(node["inputs"], dict) for node in graph.values()):
             return graph
     except (AttributeError, TypeError, KeyError):
         pass
-    raise BadInputError(f"The workflow {path} is not in API format: export it with Workflow > Export (API).")
+    raise BadInputError(f"The workflow {path} is not in API format: export it with File > Export (API).")
 
 
 def sprite_nodes(graph: Graph) -> SpriteNodes:

@@ -26,6 +26,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--start", ".", "--server", "http://127.0.0.1:8188"], "--server and --start were both given: choose one."),
         (["--server-flags=--fast"], "--server-flags and --pack are for a server that this command starts"),
         (["--server", "localhost:8188"], "--server localhost:8188 is no address: write http://HOST:PORT."),
+        (["--server", "http://localhost:port"], "The server is 'http://localhost:port'; name it as host:port"),
         (["--server", "http://127.0.0.1:1"], "No ComfyUI answers at http://127.0.0.1:1"),
         (["--model", "fp8"], "'fp8' is no setting: write NAME=VALUE"),
         (["--scenarios", "singel"], "There is no scenario 'singel'"),

@@ -1,14 +1,18 @@
 """The request, the workflow that it becomes, and the words of the command line."""
 
+import asyncio
 import copy
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from fast_sprites.nodes.benchmark.cli import main
+from fast_sprites.nodes.benchmark.client import ClientError, Failed
+from fast_sprites.nodes.benchmark.generate import cluster
 from fast_sprites.nodes.benchmark.generate.progress import Progress, duration
 from fast_sprites.nodes.benchmark.generate.request import GenerateRequest, Job, read_prompts
-from fast_sprites.nodes.benchmark.generate.run import base_url
+from fast_sprites.nodes.benchmark.generate.run import ServerWorker, base_url
 from fast_sprites.nodes.benchmark.generate.workflow import (
     DEFAULT_WORKFLOW,
     check_server,
@@ -111,7 +115,7 @@ def test_workflows_that_a_job_could_not_set_are_refused():
     ("text", "sentence"),
     [
         ("{", r"is no JSON \("),
-        ('{"nodes": [], "links": []}', r"is not in API format: export it with Workflow > Export \(API\)\.$"),
+        ('{"nodes": [], "links": []}', r"is not in API format: export it with File > Export \(API\)\.$"),
         ("[]", "is not in API format"),
         ('{"1": {"class_type": "A"}}', "is not in API format"),
         (None, "cannot be read"),
@@ -171,7 +175,7 @@ def test_servers_that_cannot_draw_are_refused(client, sentence):
 def test_addresses():
     assert base_url("127.0.0.1:8188") == "http://127.0.0.1:8188"
     assert base_url("https://studio:8443/") == "https://studio:8443"
-    for wrong in ("", "http://", "ftp://host", "host:port", "http://host/path", "host:99999"):
+    for wrong in ("", "http://", "http://[::1", "ftp://host", "host:port", "http://host/path", "host:99999"):
         with pytest.raises(BadInputError, match="name it as host:port"):
             base_url(wrong)
 
@@ -208,6 +212,25 @@ def test_bad_arguments_get_one_sentence_and_leave_nothing(tmp_path, capsys, argu
     assert sentence in error
     assert error.count("\n") == 1
     assert not output.exists()
+
+
+def test_a_cluster_is_joined_once_also_where_a_resume_finds_nothing_yet(tmp_path, monkeypatch):
+    joined = []
+    monkeypatch.setattr(cluster, "open_cluster", joined.append)
+    monkeypatch.setattr(cluster, "generate_on_cluster", lambda *_: None)
+    (tmp_path / "prompts.txt").write_text("sword\n")
+    arguments = ["--prompts", str(tmp_path / "prompts.txt"), "--resume", "--cluster", "local"]
+    assert main(["generate", "--output", str(tmp_path / "sprites"), *arguments]) == 0
+    assert len(joined) == 1
+
+
+def test_a_failure_without_words_is_told_by_its_kind():
+    async def follow(_: str):
+        yield Failed("3", "KSampler", "AssertionError", "")
+
+    worker = ServerWorker(SimpleNamespace(follow=follow), request().workflow)
+    with pytest.raises(ClientError, match=r"KSampler \(node 3\) failed: AssertionError$"):
+        asyncio.run(worker.wait(None, "1", lambda _: None))
 
 
 @pytest.mark.parametrize(
