@@ -61,14 +61,18 @@ export class MemoryStore {
    * @param {News} news
    */
   merge(news) {
-    const last = this.seq;
-    this.rows.push(...news.rows.filter((row) => /** @type {number} */ (row[SEQ]) > last));
+    const seqOf = (/** @type {Row} */ row) => /** @type {number} */ (row[SEQ]);
+    const [first, last] = [this.rows.length ? seqOf(this.rows[0]) : 0, this.seq];
+    // An event may overtake the answer with the history before it.
+    this.rows.unshift(...news.rows.filter((row) => seqOf(row) < first));
+    this.rows.push(...news.rows.filter((row) => seqOf(row) > last));
     if (this.rows.length > MAX_ROWS) this.rows.splice(0, this.rows.length - MAX_ROWS);
     for (const run of news.runs ?? []) {
       const place = this.runs.findIndex((known) => known.run === run.run);
       if (place >= 0) this.runs[place] = run;
       else this.runs.push(run);
     }
+    this.runs.sort((a, b) => a.run - b.run);
     if (this.runs.length > MAX_RUNS) this.runs.splice(0, this.runs.length - MAX_RUNS);
     if (news.marks) this.marks = news.marks;
     if (news.problem !== undefined) this.problem = news.problem;

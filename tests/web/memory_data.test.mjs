@@ -20,6 +20,14 @@ test("rows that come twice are kept once, and the oldest go", () => {
   assert.equal(store.seq, 20_003);
 });
 
+test("an event that overtakes the history does not hide it", () => {
+  const store = new MemoryStore();
+  store.merge({ rows: [row(4, 13), row(5, 14)], runs: [run(3, 12, null)] });
+  store.merge({ rows: [row(1, 10), row(2, 11), row(3, 12), row(4, 13)], runs: [run(1, 1, 2), run(2, 3, 4)] });
+  assert.deepEqual(store.rows.map(timeOf), [10, 11, 12, 13, 14]);
+  assert.deepEqual(store.runs.map(({ run: number }) => number), [1, 2, 3]);
+});
+
 test("a run is replaced by its newer state, and the oldest go", () => {
   const store = new MemoryStore();
   store.merge({ rows: [], runs: [run(1, 10, null)] });
