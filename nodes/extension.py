@@ -23,7 +23,7 @@ class FastSpritesExtension(ComfyExtension):
         run_timeline.start()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """Return one class per node, in the order of docs/nodes.md."""
+        """Return one class per node."""
         return [
             BatchSpriteSampler,
             SpritePrompts,
