@@ -72,7 +72,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
     """Measure and write the reports, whatever ends it; 0, 1 after an error, 130 after Ctrl-C."""
     for package, name in (("numpy", "numpy"), ("PIL", "Pillow")):
         if importlib.util.find_spec(package) is None:
-            raise PackError(f"Comparing pictures needs {name}, which is not installed: pip install 'fast-sprites[bench]'.")
+            raise PackError(f"Comparing pictures needs {name}, which is not installed: pip install {name}.")
     from ..bench.campaign import Plan, run_plan, utc_now
     from ..bench.terminal import make_progress
 

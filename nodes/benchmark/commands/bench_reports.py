@@ -27,7 +27,7 @@ def write_reports(record: Record, path: Path) -> None:
         print(f"{name}: {file}")
     if not plots.is_available():
         print(
-            "plots: need matplotlib (pip install 'fast-sprites[bench]'), then `fast-sprites bench report` draws them from the record"
+            "plots: need matplotlib (pip install matplotlib), then `fast-sprites bench report` draws them from the record"
         )
 
 
@@ -39,7 +39,7 @@ def run_report(options: argparse.Namespace) -> int:
             path.write_text(markdown(record), encoding="utf-8")
         elif path.suffix in plots.FORMATS:
             if not plots.is_available():
-                raise BadInputError(f"{path}: plots need matplotlib, which is not installed: pip install 'fast-sprites[bench]'.")
+                raise BadInputError(f"{path}: plots need matplotlib, which is not installed: pip install matplotlib.")
             if not plots.has_data(record):
                 raise BadInputError(f"{path}: there is nothing to plot, the record holds no finished round.")
             plots.draw_page(record, path)

@@ -69,7 +69,7 @@ def open_cluster(spec: ClusterSpec) -> Any:
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
-        raise BadInputError("--cluster needs Ray, which is not installed: pip install 'fast-sprites[cluster]'.") from error
+        raise BadInputError("--cluster needs Ray, which is not installed: pip install ray numpy Pillow.") from error
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if __name__.startswith("nodes."):  # a clone, which the workers cannot import by themselves
         options["runtime_env"] = {"py_modules": [str(PACK_ROOT / "nodes")]}

@@ -258,7 +258,7 @@ def test_as_many_workers_as_there_are_gpus(workers, tmp_path):
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (ImportError("ray"), "--cluster needs Ray, which is not installed: pip install 'fast-sprites[cluster]'."),
+        (ImportError("ray"), "--cluster needs Ray, which is not installed: pip install ray numpy Pillow."),
         (
             ConnectionError("Could not find\nany running Ray instance"),
             "'auto' cannot be used (Could not find any running Ray instance)",
