@@ -26,9 +26,7 @@ def write_reports(record: Record, path: Path) -> None:
     for name, file in written.items():
         print(f"{name}: {file}")
     if not plots.is_available():
-        print(
-            "plots: need matplotlib (pip install matplotlib), then `fast-sprites bench report` draws them from the record"
-        )
+        print("plots: need matplotlib (pip install matplotlib), then `fast-sprites bench report` draws them from the record")
 
 
 def run_report(options: argparse.Namespace) -> int:
