@@ -412,6 +412,25 @@ def test_the_engine_keeps_nothing_once_another_clone_or_nothing_is_loaded(comfyu
     assert alive() == before
 
 
+def test_a_model_that_is_unloaded_in_the_middle_of_a_run_is_prepared_again(comfyui, pack_nodes, tiny_sdxl, conds, watch):
+    import comfy.model_management
+
+    expected = sample(comfyui, tiny_sdxl.model, conds)
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0].clone()
+    steps: list[int] = []
+
+    def other_node(args: dict[str, Any]) -> torch.Tensor:
+        steps.append(1)
+        if len(steps) == 2:
+            comfy.model_management.unload_all_models()
+            comfy.model_management.load_models_gpu([optimized])
+        return args["denoised"]
+
+    optimized.set_model_sampler_post_cfg_function(other_node)
+    assert relative_error(sample(comfyui, optimized, conds), expected) < TOLERANCE
+    assert watch.count == len(steps) == STEPS
+
+
 def test_applying_again_takes_an_earlier_precision_back(pack_nodes, tiny_sdxl):
     twice, report = optimize(pack_nodes, optimize(pack_nodes, tiny_sdxl.model, precision="bf16")[0])
     assert "applied: engine: eager" in report
@@ -466,6 +485,28 @@ def test_fp8_weights_are_made_once_per_lora(comfyui, pack_nodes, tiny_sdxl, cond
     for model in (optimized, optimized, with_lora(optimized, 1.0)):
         sample(comfyui, model, conds)
     assert len(taken) == 2 * len(set(taken)) > 0
+
+
+def test_an_error_while_fp8_weights_are_made_mixes_no_versions(comfyui, pack_nodes, tiny_sdxl, conds, fp8, monkeypatch):
+    package = pack_nodes["OptimizeModel"].__module__.rsplit(".", 1)[0]
+    weights = sys.modules[f"{package}.engine.unet.fp8"].Fp8Weights
+    optimized = fp8(tiny_sdxl.model)
+    before = sample(comfyui, optimized, conds, **FP8_SETTINGS)
+    with_its_lora = with_lora(optimized, 1.0)
+    take, taken = weights.take, []
+
+    def failing(self: Any, group: Any, *pairs: Any) -> None:
+        taken.append(group)
+        if len(taken) == len(self.groups):
+            raise StopError("planted")
+        take(self, group, *pairs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(weights, "take", failing)
+        with pytest.raises(StopError):
+            sample(comfyui, with_its_lora, conds, **FP8_SETTINGS)
+    assert taken
+    assert torch.equal(sample(comfyui, optimized, conds, **FP8_SETTINGS), before)
 
 
 def test_fp8_lets_the_weights_go_that_it_copied(comfyui, pack_nodes, tiny_sdxl, conds, fp8, monkeypatch):

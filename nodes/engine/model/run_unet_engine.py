@@ -195,6 +195,8 @@ class UNetEngine:
         if self._unet is not model:
             self.release()
             self._unet = model
+        if self._forward is None:  # also when ComfyUI unloaded the model in the middle of the run
+            run.release()
         if run.held is None:
             require_plain_modules(model)
             layout = self._forward.layout if self._forward is not None else UNetLayout(**unet.describe_unet(model))
@@ -223,6 +225,7 @@ class UNetEngine:
         version = model_patcher.weights_version(run.patcher)
         if version == self._fp8_version or not self._fp8.groups:
             return False
+        self._fp8_version = None  # an error on the way leaves weights of two versions
         for group in self._fp8.groups:
             held = HeldWeights(group, x.device, x.dtype)
             try:
