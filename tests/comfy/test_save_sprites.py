@@ -284,14 +284,18 @@ def test_finished_sprites_stay_when_the_drawing_breaks_off(save, output, bench, 
     assert len(list(output.glob("again*.png"))) == 6
 
 
-def test_full_disk_stops_the_drawing(save, output, bench, vae, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [(OSError(28, "No space left on device"), "^Only 0 of 40 sprites could be saved"), (MemoryError("planted"), "^planted")],
+)
+def test_a_picture_that_cannot_be_saved_stops_the_drawing(save, output, bench, vae, monkeypatch, error, sentence):
     def refuse(path: Path, data: bytes) -> int:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(Path, "write_bytes", refuse)
     counted = CountedVae(vae, output)
     stream = bench.run(count=40, micro_batch=2, steps=1, sampler_name="euler", draw="while saving")[3]
-    with torch.inference_mode(), pytest.raises(Exception, match=r"^Only 0 of 40 sprites could be saved"):
+    with torch.inference_mode(), pytest.raises(Exception, match=sentence):
         save(None, sprites=stream, vae=counted)
     assert sum(counted.pictures) < 40
 

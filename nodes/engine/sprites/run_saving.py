@@ -151,7 +151,10 @@ class _Writer:
         self._pool.shutdown()
 
     def _raise_refusal(self) -> None:
-        refused = [error for future in self._futures if future.done() and isinstance(error := future.exception(), OSError)]
+        errors = [error for future in self._futures if future.done() and (error := future.exception()) is not None]
+        refused = [error for error in errors if isinstance(error, OSError)]
+        if errors and not refused:
+            raise errors[0]
         if refused:
             self._pool.shutdown()
             saved = sum(future.exception() is None for future in self._futures)
