@@ -221,7 +221,7 @@ def _seed_words(request: "GenerateRequest") -> str:
 
 
 def _resume_command(options: argparse.Namespace) -> str:
-    program = "python -m nodes.benchmark" if Path(sys.argv[0]).name == "__main__.py" else "fast-sprites"
+    program = "python -m nodes.benchmark" if Path(sys.argv[0]).parts[-2:] == ("benchmark", "__main__.py") else "fast-sprites"
     words = ["generate", "--output", str(options.output), "--resume"]
     if options.server != DEFAULT_SERVER:
         words += ["--server", options.server]
