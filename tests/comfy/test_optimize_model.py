@@ -431,6 +431,32 @@ def test_a_model_that_is_unloaded_in_the_middle_of_a_run_is_prepared_again(comfy
     assert watch.count == len(steps) == STEPS
 
 
+def test_a_skip_of_another_size_is_refused_before_a_kernel_reads_past_it(comfyui, pack_nodes, tiny_sdxl, conds):
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0].clone()
+    optimized.set_model_output_block_patch(lambda h, skip, options: (h, skip[..., :-1]))
+    with pytest.raises(ValueError, match="sizes must match"):
+        sample(comfyui, optimized, conds)
+
+
+def test_gradients_of_another_node_flow_through_comfyuis_forward(comfyui, pack_nodes, tiny_sdxl, conds, watch):
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0].clone()
+    gradients: list[float] = []
+
+    def guided(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = args["input"].clone().requires_grad_()
+            given = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in args["c"].items()}
+            out = apply_model(x, args["timestep"].clone(), **given)
+            gradients.append(torch.autograd.grad(out.square().sum(), x)[0].abs().sum().item())
+        return out.detach()
+
+    optimized.set_model_unet_function_wrapper(guided)
+    sample(comfyui, optimized, conds)
+    assert watch.count == 0
+    assert len(gradients) == STEPS
+    assert min(gradients) > 0
+
+
 def test_applying_again_takes_an_earlier_precision_back(pack_nodes, tiny_sdxl):
     twice, report = optimize(pack_nodes, optimize(pack_nodes, tiny_sdxl.model, precision="bf16")[0])
     assert "applied: engine: eager" in report

@@ -124,6 +124,9 @@ class UNetEngine:
         run = self._run
         if run is None or run.stock_because or context is None or any(rest.get(name) is not None for name in VIDEO_ARGUMENTS):
             return stock(x, timesteps, context, y, control, options, **rest)
+        if torch.is_grad_enabled() and x.requires_grad:
+            run.notes["ComfyUI's own forward ran where another node asked for gradients"] = None
+            return stock(x, timesteps, context, y, control, options, **rest)
         out, why = None, ""
         try:
             out = self._checked(run, stock, model, x, timesteps, context, y, control, options)
