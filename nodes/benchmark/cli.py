@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     try:
         return options.run(options)
-    except PackError as error:
+    except (PackError, OSError) as error:  # OSError: a file or folder of the user's, which its words name
         print(f"fast-sprites {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
