@@ -109,7 +109,9 @@ class UNetForward:
                 h = h.to(x.dtype)
                 if skip is not None:
                     if skip.shape[2:] != h.shape[2:]:  # a kernel would read past its end
-                        raise ValueError(f"An output_block_patch returned {list(h.shape)} and a skip of {list(skip.shape)}: sizes must match.")
+                        raise ValueError(
+                            f"An output_block_patch returned {list(h.shape)} and a skip of {list(skip.shape)}: sizes must match."
+                        )
                     skip = skip.to(x.dtype)
             h = step.block(block, h, skips[-1].shape if skips else None, skip)
         return self._head(h.to(x.dtype))

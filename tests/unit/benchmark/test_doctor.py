@@ -116,7 +116,7 @@ def test_this_machine(capsys):
 
 @pytest.mark.parametrize(
     ("package", "sentence"),
-    [("torch", "fast-sprites doctor: torch cannot be imported by"), ("numpy", "fast-sprites: ")],
+    [("torch", "fast-sprites doctor: torch cannot be imported by"), ("aiohttp", "fast-sprites: ")],
 )
 def test_python_without_a_package_gets_one_sentence(package, sentence):
     hide = f"import sys; sys.modules['{package}'] = None; from nodes.benchmark.cli import main; sys.exit(main(['doctor']))"
