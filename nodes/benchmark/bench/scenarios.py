@@ -5,14 +5,13 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ...engine.errors import BadInputError
+from ..pack import WORKFLOWS
 from . import graphs
 from .graphs import Graph, OutputTypes, Widgets
 
-WORKFLOWS = Path(__file__).resolve().parents[3] / "workflows" / "api"
 BATCHES = (1, 2, 4, 8, 16, 32)
 
 

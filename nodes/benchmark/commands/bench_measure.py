@@ -2,7 +2,6 @@
 
 import argparse
 import asyncio
-import importlib.metadata
 import importlib.util
 import shlex
 import sys
@@ -14,12 +13,12 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from ...engine.errors import BadInputError, PackError
-from ..bench import scenarios
 from ..bench.method import Limits
 from ..bench.record import Record, without_folder
 from ..bench.scenarios import LADDER, OURS, STOCK, Choices, Scenario, Side, find_scenarios
 from ..client import ClientError
 from ..generate.run import base_url
+from ..pack import pack_version
 from ..server import ComfyServer, ServerError, ServerSetup, known_flags
 from .bench_reports import write_reports
 
@@ -89,7 +88,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
     record = Record(
         command=shlex.join(["fast-sprites", *_without_folders(sys.argv[1:])]),
         started_utc=utc_now(),
-        pack_version=_pack_version(),
+        pack_version=pack_version(),
         machine={},
         method=plan.method(),
     )
@@ -115,14 +114,6 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
 def _without_folders(arguments: list[str]) -> list[str]:
     """The command without the folders of this machine, which are nobody's business in a record that is sent on."""
     return [part if part.startswith(("http:", "https:")) else without_folder(part) for part in arguments]
-
-
-def _pack_version() -> str:
-    project = scenarios.WORKFLOWS.parents[1] / "pyproject.toml"
-    if not project.is_file():
-        return importlib.metadata.version("fast-sprites")
-    lines = project.read_text(encoding="utf-8").splitlines()
-    return next(line.split('"')[1] for line in lines if line.startswith("version"))
 
 
 def _choices(options: argparse.Namespace) -> Choices:

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...engine.errors import BadInputError, PackError
+from ..pack import PACK_ROOT
 from .manifest import Manifest
 from .progress import Progress
-from .request import PACK_ROOT, Job, Sprite
+from .request import Job, Sprite
 from .run import QUEUED_JOBS, StoppedError
 from .worker import DrawnJob, SpriteWorker, WorkerFacts, WorkerSpec, facts_differ
 from .workflow import configured, file_extension, sprite_nodes

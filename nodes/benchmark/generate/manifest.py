@@ -2,10 +2,8 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
-import re
 import sys
 import uuid
 from collections.abc import Iterator
@@ -14,7 +12,8 @@ from types import TracebackType
 from typing import Any
 
 from ...engine.errors import BadInputError, PackError
-from .request import PACK_ROOT, GenerateRequest, Job, Sprite
+from ..pack import pack_version
+from .request import GenerateRequest, Job, Sprite
 
 NAME = "manifest.jsonl"
 FORMAT = 1
@@ -22,16 +21,6 @@ FORMAT = 1
 
 class ManifestError(PackError):
     """The manifest is missing, damaged, in use or another request's."""
-
-
-def pack_version() -> str:
-    """The version of the installed pack, or of the clone that this file lies in."""
-    try:
-        return importlib.metadata.version("fast-sprites")
-    except importlib.metadata.PackageNotFoundError:
-        found = re.search(r'^version = "(.+)"$', (PACK_ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-        assert found is not None
-        return found[1]
 
 
 class Manifest:

@@ -16,7 +16,6 @@ from ...engine.sprites.seeds import MAX_SEED, SEED_MODES, sprite_seeds
 
 MAX_COUNT = 10_000_000
 FILES_PER_FOLDER = 10_000
-PACK_ROOT = Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)

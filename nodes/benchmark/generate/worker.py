@@ -12,8 +12,8 @@ from typing import Any
 
 from ...engine.errors import PackError
 from ..client import ClientError, UnreachableError, connect
+from ..pack import pack_version
 from ..server import ComfyServer, ServerSetup, free_port, known_flags
-from .manifest import pack_version
 from .request import Job
 from .run import ServerWorker
 from .workflow import Graph, check_server

@@ -8,9 +8,10 @@ from typing import Any, cast
 
 from ...engine.errors import BadInputError
 from ..client import ComfyClient
-from .request import PACK_ROOT, GenerateRequest, Job
+from ..pack import WORKFLOWS
+from .request import GenerateRequest, Job
 
-DEFAULT_WORKFLOW = PACK_ROOT / "workflows" / "api" / "sprites_to_disk.json"
+DEFAULT_WORKFLOW = WORKFLOWS / "sprites_to_disk.json"
 LISTED_CHECKPOINTS = 5
 
 Graph = dict[str, Any]
