@@ -155,7 +155,7 @@ class UNetEngine:
         calls = _calls_python(options)
         if calls:
             run.notes[f"no CUDA graph: {calls} of another node is called at every step"] = None
-        if calls:  # not compared: a patch that counts its calls must be called once
+            # not compared: a patch that counts its calls must be called once
             return forward(x, timesteps, context, y, own_control(control), options)
         if key in self._verified:
             if not self._plan.cuda_graph or self._no_graph_because:
