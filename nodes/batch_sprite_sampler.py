@@ -27,24 +27,55 @@ class BatchSpriteSampler(io.ComfyNode):
             search_aliases=["ksampler batch", "batch seeds", "sample many", "sprites"],
             has_intermediate_output=True,  # the report also comes when the node's result is cached
             inputs=[
-                io.Model.Input("model"),
-                io.Conditioning.Input("positive"),
-                io.Conditioning.Input("negative"),
+                io.Model.Input("model", tooltip="As in KSampler; best from Optimize Model."),
+                io.Conditioning.Input(
+                    "positive", tooltip="What the sprites show: one prompt for all, or one each from Sprite Prompts."
+                ),
+                io.Conditioning.Input("negative", tooltip="What the sprites shall not show."),
                 io.Int.Input("count", default=8, min=1, max=4096, tooltip="How many sprites."),
                 io.Int.Input("width", default=1024, min=64, max=16384, step=8, tooltip="Pixels; ignored with a latent."),
                 io.Int.Input("height", default=1024, min=64, max=16384, step=8, tooltip="Pixels; ignored with a latent."),
-                io.Int.Input("seed", default=0, min=0, max=MAX_SEED, control_after_generate=True),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    tooltip="Seed of the first sprite; seed_mode says what the others get.",
+                ),
                 io.Combo.Input(
                     "seed_mode",
                     options=list(SEED_MODES),
                     default="increment",
                     tooltip="increment: seed, seed + 1, ...; random: unrelated seeds drawn from seed; list: the seeds in seed_list.",
                 ),
-                io.Int.Input("steps", default=20, min=1, max=10000),
-                io.Float.Input("cfg", default=8.0, min=0.0, max=100.0, step=0.1, round=0.01),
-                io.Combo.Input("sampler_name", options=sampler_names(), default="euler_ancestral"),
-                io.Combo.Input("scheduler", options=scheduler_names(), default="karras"),
-                io.Float.Input("denoise", default=1.0, min=0.0, max=1.0, step=0.01),
+                io.Int.Input("steps", default=20, min=1, max=10000, tooltip="Denoising steps of each sprite."),
+                io.Float.Input(
+                    "cfg",
+                    default=8.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    round=0.01,
+                    tooltip="How strongly the prompt leads; at 1 the negative prompt is not computed.",
+                ),
+                io.Combo.Input(
+                    "sampler_name",
+                    options=sampler_names(),
+                    default="euler_ancestral",
+                    tooltip="ComfyUI's samplers; each sprite gets its own noise in all of them.",
+                ),
+                io.Combo.Input(
+                    "scheduler", options=scheduler_names(), default="karras", tooltip="How the noise falls from step to step."
+                ),
+                io.Float.Input(
+                    "denoise",
+                    default=1.0,
+                    min=0.0,
+                    max=1.0,
+                    step=0.01,
+                    tooltip="Below 1 the sprites start from the connected latent: the lower, the more of it stays.",
+                ),
                 io.Int.Input(
                     "micro_batch", default=0, min=0, max=256, tooltip="Sprites drawn at once; 0 chooses by free memory."
                 ),
@@ -62,10 +93,16 @@ class BatchSpriteSampler(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Latent.Output("latent", display_name="latent"),
-                SpriteSeeds.Output("seeds", display_name="seeds"),
-                io.String.Output("report", display_name="report"),
-                SpriteStream.Output("sprites", display_name="sprites"),
+                io.Latent.Output("latent", display_name="latent", tooltip="All sprites, for VAE Decode."),
+                SpriteSeeds.Output(
+                    "seeds", display_name="seeds", tooltip="One seed a sprite, for Save Sprites and Sprite Sheet."
+                ),
+                io.String.Output(
+                    "report", display_name="report", tooltip="What was drawn, in how many micro-batches and how long it took."
+                ),
+                SpriteStream.Output(
+                    "sprites", display_name="sprites", tooltip="For Save Sprites, with draw set to while saving."
+                ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt],
         )

@@ -34,9 +34,9 @@ class MemoryProbe(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.MatchType.Output(template=template, id="value", display_name="value"),
-                io.String.Output("report", display_name="report"),
-                io.String.Output("readings", display_name="readings (JSON)"),
+                io.MatchType.Output(template=template, id="value", display_name="value", tooltip="The value, unchanged."),
+                io.String.Output("report", display_name="report", tooltip="The reading as text."),
+                io.String.Output("readings", display_name="readings (JSON)", tooltip="The reading for programs; sizes in GiB."),
             ],
             hidden=[io.Hidden.unique_id],
             is_output_node=True,

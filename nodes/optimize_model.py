@@ -58,7 +58,10 @@ class OptimizeModel(io.ComfyNode):
                     tooltip="Adds up matrix products in fp16: faster on consumer Ada and Blackwell cards, near-lossless.",
                 ),
             ],
-            outputs=[io.Model.Output(display_name="model"), io.String.Output("report", display_name="report")],
+            outputs=[
+                io.Model.Output(display_name="model", tooltip="The optimised copy, for the sampler."),
+                io.String.Output("report", display_name="report", tooltip="What was applied, refused and why."),
+            ],
             hidden=[io.Hidden.unique_id],
         )
 

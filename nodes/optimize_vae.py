@@ -41,7 +41,10 @@ class OptimizeVAE(io.ComfyNode):
                     tooltip="How many pictures are decoded at once; 0: up to one megapixel together, fewer where memory is short.",
                 ),
             ],
-            outputs=[io.Vae.Output(display_name="vae"), io.String.Output("report", display_name="report")],
+            outputs=[
+                io.Vae.Output(display_name="vae", tooltip="The optimised copy, for VAE Decode."),
+                io.String.Output("report", display_name="report", tooltip="What was applied, refused and why."),
+            ],
         )
 
     @classmethod

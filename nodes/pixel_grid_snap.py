@@ -25,7 +25,7 @@ class PixelGridSnap(io.ComfyNode):
             search_aliases=["pixel art", "downscale", "unfake", "pixelate", "grid"],
             has_intermediate_output=True,  # the report also comes when the node's result is cached
             inputs=[
-                io.Image.Input("image"),
+                io.Image.Input("image", tooltip="Pictures as drawn, up to 4096 pixels a side."),
                 io.Int.Input(
                     "native_width",
                     default=0,
@@ -60,7 +60,7 @@ class PixelGridSnap(io.ComfyNode):
                 io.Mask.Output(
                     "native_mask", tooltip="The mask at native size; without one, 1 where the pictures are transparent."
                 ),
-                PixelGridType.Output("grid"),
+                PixelGridType.Output("grid", tooltip="Size and pitch of the grid, for Sprite Sheet."),
                 io.String.Output("report", tooltip="What was found, in one sentence."),
             ],
         )

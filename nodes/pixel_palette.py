@@ -21,7 +21,7 @@ class PixelPalette(io.ComfyNode):
             description="Maps native pixel art to one palette for the whole batch: found in the pictures, built in, or from a file.",
             search_aliases=["quantize", "reduce colors", "dither", "lospec", "pico-8"],
             inputs=[
-                io.Image.Input("image"),
+                io.Image.Input("image", tooltip="Native pictures, one pixel per cell, from Pixel Grid Snap."),
                 io.Combo.Input("source", options=list(PALETTE_SOURCES), default="auto", tooltip="Where the colours come from."),
                 io.Int.Input(
                     "max_colours",
@@ -39,15 +39,17 @@ class PixelPalette(io.ComfyNode):
                 io.Combo.Input(
                     "dither", options=list(DITHERS), default="none", tooltip="How colours between two entries are drawn."
                 ),
-                io.Float.Input("dither_strength", default=1.0, min=0.0, max=1.0, step=0.05),
+                io.Float.Input(
+                    "dither_strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip="1 is the whole pattern, 0 none of it."
+                ),
                 io.Image.Input(
                     "reference", optional=True, tooltip="The picture whose colours the source 'reference picture' takes."
                 ),
                 SpritePalette.Input("palette", optional=True, tooltip="The palette that the source 'connected palette' takes."),
             ],
             outputs=[
-                io.Image.Output("image"),
-                SpritePalette.Output("palette"),
+                io.Image.Output("image", tooltip="The pictures in exact colours of the palette."),
+                SpritePalette.Output("palette", tooltip="For the next batch's Pixel Palette and for Sprite Sheet."),
                 io.Image.Output("palette_picture", tooltip="One 16x16 square per colour."),
                 io.String.Output("palette_text", tooltip="One colour per line, the content of a .hex file."),
             ],

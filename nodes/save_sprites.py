@@ -43,8 +43,10 @@ class SaveSprites(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("images", display_name="images"),
-                io.String.Output("report", display_name="report"),
+                io.Image.Output(
+                    "images", display_name="images", tooltip="The saved pictures; nothing where sprites were saved while drawn."
+                ),
+                io.String.Output("report", display_name="report", tooltip="How many files, and where."),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,

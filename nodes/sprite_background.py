@@ -18,7 +18,7 @@ class SpriteBackground(io.ComfyNode):
             description="Makes the plain background of native sprites transparent, pixel by pixel, or takes a mask for it.",
             search_aliases=["remove background", "transparent", "alpha", "cut out"],
             inputs=[
-                io.Image.Input("image"),
+                io.Image.Input("image", tooltip="Native pictures, best after Pixel Palette."),
                 io.Combo.Input(
                     "method",
                     options=list(BACKGROUND_METHODS),

@@ -25,7 +25,7 @@ class SpritePrompts(io.ComfyNode):
             search_aliases=["prompt list", "batch prompt", "wildcard", "many prompts"],
             has_intermediate_output=True,  # the prompts are also shown when the node's result is cached
             inputs=[
-                io.Clip.Input("clip"),
+                io.Clip.Input("clip", tooltip="The text encoder of the checkpoint that draws."),
                 io.String.Input(
                     "prompts",
                     multiline=True,
@@ -47,10 +47,10 @@ class SpritePrompts(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output("positive", display_name="positive"),
-                io.Conditioning.Output("negative", display_name="negative"),
-                SpritePromptList.Output("prompts", display_name="prompts"),
-                io.Int.Output("count", display_name="count"),
+                io.Conditioning.Output("positive", display_name="positive", tooltip="One conditioning row a sprite."),
+                io.Conditioning.Output("negative", display_name="negative", tooltip="One row for all sprites."),
+                SpritePromptList.Output("prompts", display_name="prompts", tooltip="The chosen prompts, for Save Sprites."),
+                io.Int.Output("count", display_name="count", tooltip="Number of sprites, for Batch Sprite Sampler."),
             ],
         )
 

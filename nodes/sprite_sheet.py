@@ -21,7 +21,7 @@ class SpriteSheet(io.ComfyNode):
             search_aliases=["atlas", "texture packer", "aseprite", "godot", "phaser", "spritesheet"],
             is_output_node=True,
             inputs=[
-                io.Image.Input("image"),
+                io.Image.Input("image", tooltip="Native sprites, with alpha or with a mask."),
                 io.String.Input(
                     "filename_prefix",
                     default="sprites/sheet",

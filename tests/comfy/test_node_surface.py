@@ -58,6 +58,8 @@ def test_every_socket_and_node_says_what_it_is(pack_nodes, surface):
         assert schema.display_name, name
         assert schema.description, name
         assert all(output.id for output in schema.outputs), name
+        silent = [socket.id for socket in (*schema.inputs, *schema.outputs) if not socket.tooltip]
+        assert silent == [], f"{name}: give these a tooltip"
 
 
 def test_defaults_lie_within_their_own_limits(surface):
