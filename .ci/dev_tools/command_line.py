@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from dev_tools import checks
+from dev_tools import checks, release
 from dev_tools.checkpoint import require_sdxl
-from dev_tools.comfyui import ComfyUI, find_comfyui, own_python, prepare_pinned
-from dev_tools.environment import prepare_environment
+from dev_tools.comfyui import SDISTS, ComfyUI, find_comfyui, own_python, prepare_pinned
+from dev_tools.environment import prepare_environment, prepare_versions
 from dev_tools.errors import DevError
 from dev_tools.processes import run
+from dev_tools.versions import Versions, chosen
 from dev_tools.workspace import PACK_ROOT, TINY_CHECKPOINT, TINY_SDXL, Workspace, link_checkpoint, prepare_base
 
 COMFYUI_HELP = """\
@@ -22,7 +23,8 @@ which ComfyUI is used, the first of these that there is:
   --comfyui DIR, or the environment variable COMFYUI_PATH
   the ComfyUI whose custom_nodes folder this pack stands in
   ComfyUI 0.30.0, fetched once into .workspace/
-Your own ComfyUI is run with its own Python, nothing is installed into it and none of its files are changed."""
+Your own ComfyUI is run with its own Python, nothing is installed into it and none of its files are changed.
+Versions that are named get a folder with everything of their own in .workspace/versions/."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,10 +38,16 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     where = argparse.ArgumentParser(add_help=False)
-    where.add_argument("--comfyui", type=Path, metavar="DIR", help="run this ComfyUI instead of the pinned 0.30.0")
     where.add_argument(
-        "--python", type=Path, metavar="FILE", help="run ComfyUI with this Python, into which nothing is installed"
+        "--comfyui", metavar="DIR", help=f"run this ComfyUI instead of the pinned one; or a version: {', '.join(SDISTS)}"
     )
+    where.add_argument(
+        "--python",
+        metavar="FILE",
+        help="run ComfyUI with this Python, into which nothing is installed; or a version, such as 3.12",
+    )
+    where.add_argument("--torch", metavar="VERSION", help="with this torch, such as 2.8.0, or newest")
+    where.add_argument("--frontend", metavar="VERSION", help="with this comfyui-frontend-package, such as 1.58.1, or newest")
 
     server = argparse.ArgumentParser(add_help=False)
     server.add_argument(
@@ -80,6 +88,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=COMFYUI_HELP,
     )
+    commands.add_parser(
+        "release",
+        help="check whether this version can be published to the Comfy registry",
+        description="Checks version, changelog, registry metadata, archive, benchmark record, the tests' result, comfy-cli and known "
+        "vulnerabilities, and says what is missing. Changes nothing and publishes nothing.",
+    )
     return top
 
 
@@ -100,8 +114,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def prepare(options: argparse.Namespace, workspace: Workspace, with_tests: bool) -> tuple[ComfyUI, Path]:
     """ComfyUI and the Python to run it with, both ready to use."""
-    comfyui = find_comfyui(options.comfyui, os.environ, PACK_ROOT, workspace)
-    python: Path | None = options.python
+    comfyui = find_comfyui(Path(options.comfyui) if options.comfyui else None, os.environ, PACK_ROOT, workspace)
+    python = Path(options.python) if options.python else None
     if python is None and not comfyui.is_pinned and not with_tests:
         python = own_python(comfyui.path)
     if python is not None and not python.is_file():
@@ -109,6 +123,22 @@ def prepare(options: argparse.Namespace, workspace: Workspace, with_tests: bool)
     if comfyui.is_pinned:
         prepare_pinned(workspace)
     return comfyui, python.absolute() if python else prepare_environment(workspace, comfyui, with_tests)
+
+
+def prepare_chosen(versions: Versions, workspace: Workspace, with_tests: bool) -> tuple[ComfyUI, Path]:
+    """ComfyUI and Python in versions that the person named; `workspace` is that of the combination."""
+    prepare_pinned(workspace, versions.comfyui)
+    return ComfyUI(workspace.comfyui, is_pinned=True), prepare_versions(workspace, versions, with_tests)
+
+
+def workspace_for(options: argparse.Namespace, with_tests: bool) -> tuple[Workspace, ComfyUI, Path]:
+    """The workspace of the arguments, with ComfyUI and Python ready to use."""
+    workspace = Workspace()
+    versions = chosen(options.comfyui, options.python, options.torch, options.frontend)
+    if versions is None:
+        return workspace, *prepare(options, workspace, with_tests)
+    workspace = workspace.inner(versions.name)
+    return workspace, *prepare_chosen(versions, workspace, with_tests)
 
 
 def checkpoint_name(options: argparse.Namespace, workspace: Workspace, python: Path) -> str:
@@ -128,11 +158,11 @@ def run_server_command(options: argparse.Namespace) -> int:
     """Prepare everything and run the demo or the server in the prepared Python."""
     if options.checkpoint is not None:
         require_sdxl(options.checkpoint)
-    workspace = Workspace()
-    comfyui, python = prepare(options, workspace, with_tests=False)
+    workspace, comfyui, python = workspace_for(options, with_tests=False)
     prepare_base(workspace)
     name = checkpoint_name(options, workspace, python)
-    driver = [python, PACK_ROOT / "dev.py", "drive", options.command, "--comfyui", comfyui.path, "--checkpoint-name", name]
+    driver = [python, PACK_ROOT / "dev.py", "drive", options.command, "--workspace", workspace.root]
+    driver += ["--comfyui", comfyui.path, "--checkpoint-name", name]
     if options.port is not None:
         driver += ["--port", str(options.port)]
     if options.command == "demo":
@@ -144,8 +174,15 @@ def run_server_command(options: argparse.Namespace) -> int:
 
 def run_tests(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     """Prepare everything and run every check."""
-    comfyui, python = prepare(options, Workspace(), with_tests=True)
-    return checks.run_all(python, comfyui.path, pytest_arguments, os.environ)
+    workspace = Workspace()
+    comfyui, python = prepare(options, workspace, with_tests=True)
+    tree = release.source_tree(PACK_ROOT)
+    status = checks.run_all(python, comfyui.path, pytest_arguments, os.environ)
+    # With CI=true a tier that did not run is a failure, so that nothing is left out of a success.
+    is_whole = comfyui.is_pinned and not pytest_arguments and os.environ.get("CI", "").lower() in ("1", "true")
+    if status == 0 and is_whole and tree and tree == release.source_tree(PACK_ROOT):
+        release.write_stamp(workspace.root, tree)
+    return status
 
 
 def ended(signal_number: int, frame: FrameType | None) -> None:
@@ -166,6 +203,8 @@ def main(arguments: Sequence[str]) -> int:
 
             return drive.main(arguments[1:])
         options, rest = parse(arguments)
+        if options.command == "release":
+            return release.run_checklist(PACK_ROOT)
         return run_tests(options, rest) if options.command == "test" else run_server_command(options)
     except KeyboardInterrupt:
         if not inside:
