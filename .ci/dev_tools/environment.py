@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,14 @@ from dev_tools.console import say
 from dev_tools.errors import DevError
 from dev_tools.index import DEFAULT_INDEX, index_url, require_index
 from dev_tools.processes import run
+from dev_tools.versions import FRONTEND_PACKAGE, Versions, find_python, full_version, write_requirements
 from dev_tools.workspace import CI, Workspace, environment_python, require_space
 
 UV_VERSION = "0.13.9"
 STAMP = "fast-sprites-stamp.json"
 NEEDED_GIB = 8  # measured: 6.1 GiB of packages, of which uv's cache shares the files, and room to unpack
 NEWEST_PYTHON = (3, 14)  # the newest that torch 2.11.0 has wheels for
+SHOWN_PACKAGES = ("torch", "torchvision", "torchaudio", "numpy", "transformers", FRONTEND_PACKAGE)
 
 
 def requirement_files(comfyui: ComfyUI, with_tests: bool) -> list[Path]:
@@ -31,10 +34,10 @@ def requirement_files(comfyui: ComfyUI, with_tests: bool) -> list[Path]:
     return [*own, *([CI / "test-requirements.in"] if with_tests else [])]
 
 
-def wanted_stamp(files: Sequence[Path]) -> dict[str, str]:
-    """What a complete environment's stamp has to hold: Python, platform and each requirement file's hash."""
+def wanted_stamp(files: Sequence[Path], python_version: str | None = None) -> dict[str, str]:
+    """What a complete environment's stamp has to hold: Python (ours if not named), platform, each requirement file's hash."""
     stamp = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-    return stamp | {"python": platform.python_version(), "machine": f"{sys.platform} {platform.machine()}"}
+    return stamp | {"python": python_version or platform.python_version(), "machine": f"{sys.platform} {platform.machine()}"}
 
 
 def read_stamp(environment: Path) -> dict[str, str]:
@@ -98,22 +101,55 @@ def write_stamp(environment: Path, stamp: Mapping[str, str]) -> None:
 
 
 def prepare_environment(workspace: Workspace, comfyui: ComfyUI, with_tests: bool) -> Path:
-    """The Python of an environment that holds ComfyUI's requirements (and the test tools), installed where missing.
-
-    Whatever an interrupted run left behind has no stamp and is made anew, which uv's cache makes cheap.
-    """
+    """The Python of an environment that holds ComfyUI's requirements (and the test tools), installed where missing."""
     environment = workspace.root / ("venv" if comfyui.is_pinned else "venv-own")
-    python = environment_python(environment)
-    files = requirement_files(comfyui, with_tests)
-    wanted, stamp = wanted_stamp(files), read_stamp(environment)
-    if is_ready(stamp, wanted) and python.is_file():
-        return python
-    if sys.version_info[:2] > NEWEST_PYTHON:
+    if sys.version_info[:2] > NEWEST_PYTHON and not is_complete(
+        environment, wanted_stamp(requirement_files(comfyui, with_tests))
+    ):
         newest = ".".join(map(str, NEWEST_PYTHON))
         raise DevError(
             f"torch 2.11.0 has no build for Python {platform.python_version()} ({sys.executable}): "
             f"run dev.py with Python 3.10 to {newest}."
         )
+    return install(workspace, environment, Path(sys.executable), requirement_files(comfyui, with_tests))
+
+
+def prepare_versions(workspace: Workspace, versions: Versions, with_tests: bool) -> Path:
+    """The Python of an environment that holds a named combination; what was resolved is listed in the workspace's installed.txt.
+
+    Raises DevError if there is no such Python.
+    """
+    own, overrides = write_requirements(versions, workspace)
+    files = [workspace.comfyui / "requirements.txt", own, *([CI / "test-requirements.in"] if with_tests else [])]
+    environment = workspace.root / "venv"
+    python = install(workspace, environment, find_python(versions.python), files, overrides)
+    listed = subprocess.run(
+        [prepare_uv(workspace), "pip", "freeze", "--python", python], stdout=subprocess.PIPE, encoding="utf-8", check=True
+    ).stdout
+    (workspace.root / "installed.txt").write_text(listed, encoding="utf-8")
+    shown = [line for line in listed.splitlines() if line.partition("==")[0] in SHOWN_PACKAGES]
+    say(f"ComfyUI {versions.comfyui}, Python {full_version(python)}, {', '.join(shown)}")
+    return python
+
+
+def is_complete(environment: Path, wanted: Mapping[str, str]) -> bool:
+    """Whether the environment stands there with everything wanted."""
+    return is_ready(read_stamp(environment), wanted) and environment_python(environment).is_file()
+
+
+def install(
+    workspace: Workspace, environment: Path, interpreter: Path, files: Sequence[Path], overrides: Path | None = None
+) -> Path:
+    """The Python of `environment`, into which the requirement files were installed where that is missing.
+
+    Whatever an interrupted run left behind has no stamp and is made anew, which uv's cache makes cheap.
+    """
+    python = environment_python(environment)
+    hashed = [*files, *([overrides] if overrides else [])]
+    version = None if interpreter == Path(sys.executable) else full_version(interpreter)
+    wanted, stamp = wanted_stamp(hashed, version), read_stamp(environment)
+    if is_complete(environment, wanted):
+        return python
     if not stamp:
         require_space(workspace.root, NEEDED_GIB)
     uv, env = prepare_uv(workspace), tool_environment(os.environ)
@@ -121,12 +157,13 @@ def prepare_environment(workspace: Workspace, comfyui: ComfyUI, with_tests: bool
         if environment.exists():
             shutil.rmtree(environment)
         say(f"Making the Python environment {environment}")
-        if run([uv, "venv", "--quiet", "--no-project", "--python", sys.executable, environment], env=env) != 0:
+        if run([uv, "venv", "--quiet", "--no-project", "--python", interpreter, environment], env=env) != 0:
             raise failed("uv venv", workspace.root)
         stamp = {}
     (environment / STAMP).unlink(missing_ok=True)
     say("Installing the requirements (about 6 GiB the first time, from uv's cache later)")
     requirements = [argument for path in files for argument in ("--requirement", path)]
+    requirements += ["--override", overrides] if overrides else []
     if run([uv, "pip", "install", "--python", python, *requirements], env=env) != 0:
         raise failed("uv pip install", workspace.root)
     write_stamp(environment, {**stamp, **wanted})

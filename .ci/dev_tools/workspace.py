@@ -19,16 +19,22 @@ class Workspace:
     """Where each prepared thing stands; every folder appears by a rename or holds a stamp once it is complete."""
 
     root: Path = PACK_ROOT / ".workspace"
+    shared_root: Path | None = None
+    """Where archives and uv stand instead, for a workspace inside another."""
+
+    def inner(self, name: str) -> "Workspace":
+        """A workspace of its own for chosen versions, which shares archives and uv with this one."""
+        return Workspace(self.root / "versions" / name, shared_root=self.shared_root or self.root)
 
     @property
     def downloads(self) -> Path:
         """Fetched archives."""
-        return self.root / "downloads"
+        return (self.shared_root or self.root) / "downloads"
 
     @property
     def tools(self) -> Path:
         """The small environment that holds uv."""
-        return self.root / "tools"
+        return (self.shared_root or self.root) / "tools"
 
     @property
     def comfyui(self) -> Path:

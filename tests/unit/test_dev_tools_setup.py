@@ -71,6 +71,7 @@ def sdist(*members: tuple[str, bytes]) -> bytes:
     return packed.getvalue()
 
 
+SDIST_NAME = comfyui_module.SDISTS[comfyui_module.PINNED_VERSION][0]
 GOOD_SDIST = sdist(
     ("pkg-1/setup.py", b"no"),
     ("pkg-1/vendor/ComfyUI/main.py", b"print()"),
@@ -220,11 +221,12 @@ def test_an_archive_without_the_folder_is_refused(tmp_path: Path):
 
 @pytest.fixture
 def pinned(index: Index, monkeypatch: pytest.MonkeyPatch) -> Index:
-    name = comfyui_module.SDIST_NAME
+    name = SDIST_NAME
     page = json.dumps({"files": [{"url": f"/files/{name}"}]}).encode()
     index.files[f"/simple/{comfyui_module.SDIST_PROJECT}/"] = ("application/vnd.pypi.simple.v1+json", page)
     index.files[f"/files/{name}"] = ("application/gzip", GOOD_SDIST)
-    monkeypatch.setattr(comfyui_module, "SDIST_SHA256", hashlib.sha256(GOOD_SDIST).hexdigest())
+    pins = {comfyui_module.PINNED_VERSION: (name, hashlib.sha256(GOOD_SDIST).hexdigest())}
+    monkeypatch.setattr(comfyui_module, "SDISTS", pins)
     monkeypatch.setenv("UV_DEFAULT_INDEX", f"http://{index.host}/simple")
     return index
 
@@ -238,7 +240,7 @@ def test_pinned_comfyui_is_fetched_once(pinned: Index, tmp_path: Path):
 
 
 def test_a_tampered_sdist_is_not_unpacked(pinned: Index, tmp_path: Path):
-    path = f"/files/{comfyui_module.SDIST_NAME}"
+    path = f"/files/{SDIST_NAME}"
     pinned.files[path] = ("application/gzip", sdist(("pkg/vendor/ComfyUI/main.py", b"evil")))
     with pytest.raises(DevError, match="do not trust"):
         prepare_pinned(Workspace(tmp_path))
@@ -247,7 +249,7 @@ def test_a_tampered_sdist_is_not_unpacked(pinned: Index, tmp_path: Path):
 
 def test_a_half_downloaded_sdist_is_fetched_anew(pinned: Index, tmp_path: Path):
     (tmp_path / "downloads").mkdir()
-    (tmp_path / "downloads" / comfyui_module.SDIST_NAME).write_bytes(GOOD_SDIST[:10])
+    (tmp_path / "downloads" / SDIST_NAME).write_bytes(GOOD_SDIST[:10])
     prepare_pinned(Workspace(tmp_path))
     assert (tmp_path / "comfyui" / "main.py").is_file()
 
