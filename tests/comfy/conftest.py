@@ -65,3 +65,36 @@ def tiny_sdxl(comfyui: ModuleType, tiny_checkpoint: Path) -> LoadedCheckpoint:
     import comfy.sd
 
     return LoadedCheckpoint(*comfy.sd.load_checkpoint_guess_config(str(tiny_checkpoint))[:3])
+
+
+@pytest.fixture(scope="module")
+def conds(tiny_sdxl: LoadedCheckpoint) -> tuple[Any, Any]:
+    """A prompt and an empty negative prompt."""
+    clip = tiny_sdxl.clip
+    positive, negative = (clip.encode_from_tokens_scheduled(clip.tokenize(text)) for text in ("red slime", ""))
+    return positive, negative
+
+
+@pytest.fixture
+def watch(pack_nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Counts the forwards that the engine runs itself."""
+    from .optimized import Watch
+
+    return Watch(pack_nodes, monkeypatch)
+
+
+@pytest.fixture
+def graphs(pack_nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Stands in for CUDA's graphs and counts captures."""
+    from .optimized import Graphs
+
+    return Graphs(pack_nodes, monkeypatch)
+
+
+@pytest.fixture
+def optimized(pack_nodes: dict[str, Any], tiny_sdxl: LoadedCheckpoint, graphs: Any) -> Any:
+    """The tiny model on the eager engine with graphs, which a plan for a CPU would refuse."""
+    from .optimized import package
+
+    plan = package(pack_nodes, "engine.model.plan").ModelPlan(engine="eager", cuda_graph=True)
+    return package(pack_nodes, "engine.model.apply_model_plan").apply_model_plan(tiny_sdxl.model, plan, "3")

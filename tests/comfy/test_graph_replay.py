@@ -1,63 +1,12 @@
 """What goes in and out of a captured forward, with a stand-in for CUDA's graphs that runs the captured body again at every replay."""
 
-import contextlib
-import sys
-from types import ModuleType
 from typing import Any
 
-import pytest
 import torch
 
-from .test_optimize_model import STEPS, TOLERANCE, relative_error, sample, with_control, with_lora
-from .test_optimize_model import conds as conds
+from .optimized import STEPS, TOLERANCE, StandInGraph, relative_error, sample, with_control, with_lora
 
 CAPTURED = 2  # a graph of keys and values, and one of the rest
-
-
-class Stand:
-    """A graph that remembers its body."""
-
-    def __init__(self) -> None:
-        self.body: Any = None
-
-    def replay(self) -> None:
-        self.body()
-
-
-class Graphs:
-    """Counts captures and replays of the engine that the pack loaded."""
-
-    def __init__(self, package: str, monkeypatch: pytest.MonkeyPatch):
-        self.captures = 0
-        self.module: ModuleType = sys.modules[f"{package}.engine.unet.graphs"]
-        self.fail = False
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", Stand)
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self)
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self)
-        monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-        monkeypatch.setattr(self.module.CapturedForward, "_capture", staticmethod(self.capture))
-
-    def wait_stream(self, other: Any) -> None: ...
-
-    def capture(self, graph: Stand, body: Any) -> None:
-        if self.fail:
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
-        self.captures += 1
-        body()
-        graph.body = body
-
-
-@pytest.fixture
-def graphs(pack_nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Graphs:
-    return Graphs(pack_nodes["OptimizeModel"].__module__.rsplit(".", 1)[0], monkeypatch)
-
-
-@pytest.fixture
-def optimized(pack_nodes: dict[str, Any], tiny_sdxl: Any, graphs: Graphs) -> Any:
-    """The tiny model on the eager engine with graphs, which a plan for a CPU would refuse."""
-    package = pack_nodes["OptimizeModel"].__module__.rsplit(".", 1)[0]
-    plan = sys.modules[f"{package}.engine.model.plan"].ModelPlan(engine="eager", cuda_graph=True)
-    return sys.modules[f"{package}.engine.model.apply_model_plan"].apply_model_plan(tiny_sdxl.model, plan, "3")
 
 
 def check(comfyui: Any, optimized: Any, stock: Any, conds: Any, **options: Any) -> None:
@@ -125,7 +74,7 @@ def test_no_more_than_four_graphs_are_kept(comfyui, optimized, graphs, conds):
 
 def test_steps_after_the_first_are_replayed(comfyui, optimized, graphs, conds, monkeypatch):
     replays = []
-    replay = Stand.replay
-    monkeypatch.setattr(Stand, "replay", lambda self: (replays.append(1), replay(self))[1])
+    replay = StandInGraph.replay
+    monkeypatch.setattr(StandInGraph, "replay", lambda self: (replays.append(1), replay(self))[1])
     sample(comfyui, optimized, conds)
     assert len(replays) == (STEPS - 1) + 1  # every step but the compared one, and keys and values once

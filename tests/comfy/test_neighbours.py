@@ -1,0 +1,85 @@
+"""OptimizeModel beside the patches of other packs: stock's picture with that patch, or a refusal that names it."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from ..neighbours import AROUND, CALLED, add_bypass_lora, patched
+from .optimized import STEPS, TOLERANCE, check_equal, optimize, relative_error, sample
+
+NEIGHBOURS = CALLED | AROUND
+
+
+@pytest.mark.parametrize("kind", list(NEIGHBOURS))
+def test_patches_of_other_nodes_before_and_after(comfyui, pack_nodes, tiny_sdxl, conds, watch, kind):
+    stock = patched(tiny_sdxl.model, NEIGHBOURS[kind])
+    assert relative_error(sample(comfyui, stock, conds), sample(comfyui, tiny_sdxl.model, conds)) > 50 * TOLERANCE
+    check_equal(comfyui, optimize(pack_nodes, stock)[0], stock, conds)
+    assert watch.count == STEPS
+    check_equal(comfyui, patched(optimize(pack_nodes, tiny_sdxl.model)[0], NEIGHBOURS[kind]), stock, conds)
+    assert watch.count == 2 * STEPS
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+def test_injected_code_is_left_to_comfyui(comfyui, pack_nodes, tiny_sdxl, conds, watch, order):
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
+    plain = sample(comfyui, optimized, conds)  # the engine has seen this shape and trusts itself
+    assert watch.count == STEPS
+    stock = tiny_sdxl.model.clone()
+    add_bypass_lora(stock)
+    expected = sample(comfyui, stock, conds)
+    assert relative_error(expected, plain) > 10 * TOLERANCE
+    after = optimized.clone()
+    add_bypass_lora(after)
+    got = sample(comfyui, after if order == "after" else optimize(pack_nodes, stock)[0], conds)
+    assert torch.equal(got, expected)
+    assert watch.count == STEPS
+    assert relative_error(sample(comfyui, optimized, conds), plain) < TOLERANCE
+    assert watch.count == 2 * STEPS
+
+
+def test_modules_that_somebody_changed_in_place_are_left_to_comfyui(comfyui, pack_nodes, tiny_sdxl, conds, watch):
+    """Circular padding for tiled textures is set on the convolutions themselves."""
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
+    plain = sample(comfyui, optimized, conds)
+    convolutions = [
+        m for m in tiny_sdxl.model.model.diffusion_model.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)
+    ]
+    try:
+        for convolution in convolutions:
+            convolution.padding_mode, convolution._reversed_padding_repeated_twice = "circular", [1, 1, 1, 1]
+        expected = sample(comfyui, tiny_sdxl.model, conds)
+        assert relative_error(expected, plain) > 10 * TOLERANCE
+        assert torch.equal(sample(comfyui, optimized, conds), expected)
+    finally:
+        for convolution in convolutions:
+            convolution.padding_mode = "zeros"
+    assert watch.count == STEPS
+    assert relative_error(sample(comfyui, optimized, conds), plain) < TOLERANCE
+
+
+def test_a_skip_of_another_size_is_refused_before_a_kernel_reads_past_it(comfyui, pack_nodes, tiny_sdxl, conds):
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0].clone()
+    optimized.set_model_output_block_patch(lambda h, skip, options: (h, skip[..., :-1]))
+    with pytest.raises(ValueError, match="sizes must match"):
+        sample(comfyui, optimized, conds)
+
+
+def test_gradients_of_another_node_flow_through_comfyuis_forward(comfyui, pack_nodes, tiny_sdxl, conds, watch):
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0].clone()
+    gradients: list[float] = []
+
+    def guided(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
+        with torch.inference_mode(False), torch.enable_grad():
+            x = args["input"].clone().requires_grad_()
+            given = {name: value.clone() if isinstance(value, torch.Tensor) else value for name, value in args["c"].items()}
+            out = apply_model(x, args["timestep"].clone(), **given)
+            gradients.append(torch.autograd.grad(out.square().sum(), x)[0].abs().sum().item())
+        return out.detach()
+
+    optimized.set_model_unet_function_wrapper(guided)
+    sample(comfyui, optimized, conds)
+    assert watch.count == 0
+    assert len(gradients) == STEPS
+    assert min(gradients) > 0
