@@ -15,7 +15,7 @@ from dev_tools.comfyui import SDISTS, ComfyUI, find_comfyui, own_python, prepare
 from dev_tools.environment import prepare_environment, prepare_versions
 from dev_tools.errors import DevError
 from dev_tools.processes import run
-from dev_tools.versions import Versions, chosen
+from dev_tools.versions import chosen
 from dev_tools.workspace import PACK_ROOT, TINY_CHECKPOINT, TINY_SDXL, Workspace, link_checkpoint, prepare_base
 
 COMFYUI_HELP = """\
@@ -112,8 +112,14 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     return options, rest
 
 
-def prepare(options: argparse.Namespace, workspace: Workspace, with_tests: bool) -> tuple[ComfyUI, Path]:
-    """ComfyUI and the Python to run it with, both ready to use."""
+def prepare(options: argparse.Namespace, with_tests: bool) -> tuple[Workspace, ComfyUI, Path]:
+    """The workspace of the arguments, with ComfyUI and the Python to run it with, both ready to use."""
+    workspace = Workspace()
+    versions = chosen(options.comfyui, options.python, options.torch, options.frontend)
+    if versions is not None:
+        workspace = workspace.inner(versions.name)
+        prepare_pinned(workspace, versions.comfyui)
+        return workspace, ComfyUI(workspace.comfyui, is_pinned=True), prepare_versions(workspace, versions, with_tests)
     comfyui = find_comfyui(Path(options.comfyui) if options.comfyui else None, os.environ, PACK_ROOT, workspace)
     python = Path(options.python) if options.python else None
     if python is None and not comfyui.is_pinned and not with_tests:
@@ -122,23 +128,7 @@ def prepare(options: argparse.Namespace, workspace: Workspace, with_tests: bool)
         raise DevError(f"--python names {python}, which is not there: give the Python that ComfyUI is installed with.")
     if comfyui.is_pinned:
         prepare_pinned(workspace)
-    return comfyui, python.absolute() if python else prepare_environment(workspace, comfyui, with_tests)
-
-
-def prepare_chosen(versions: Versions, workspace: Workspace, with_tests: bool) -> tuple[ComfyUI, Path]:
-    """ComfyUI and Python in versions that the person named; `workspace` is that of the combination."""
-    prepare_pinned(workspace, versions.comfyui)
-    return ComfyUI(workspace.comfyui, is_pinned=True), prepare_versions(workspace, versions, with_tests)
-
-
-def workspace_for(options: argparse.Namespace, with_tests: bool) -> tuple[Workspace, ComfyUI, Path]:
-    """The workspace of the arguments, with ComfyUI and Python ready to use."""
-    workspace = Workspace()
-    versions = chosen(options.comfyui, options.python, options.torch, options.frontend)
-    if versions is None:
-        return workspace, *prepare(options, workspace, with_tests)
-    workspace = workspace.inner(versions.name)
-    return workspace, *prepare_chosen(versions, workspace, with_tests)
+    return workspace, comfyui, python.absolute() if python else prepare_environment(workspace, comfyui, with_tests)
 
 
 def checkpoint_name(options: argparse.Namespace, workspace: Workspace, python: Path) -> str:
@@ -158,7 +148,7 @@ def run_server_command(options: argparse.Namespace) -> int:
     """Prepare everything and run the demo or the server in the prepared Python."""
     if options.checkpoint is not None:
         require_sdxl(options.checkpoint)
-    workspace, comfyui, python = workspace_for(options, with_tests=False)
+    workspace, comfyui, python = prepare(options, with_tests=False)
     prepare_base(workspace)
     name = checkpoint_name(options, workspace, python)
     driver = [python, PACK_ROOT / "dev.py", "drive", options.command, "--workspace", workspace.root]
@@ -174,8 +164,7 @@ def run_server_command(options: argparse.Namespace) -> int:
 
 def run_tests(options: argparse.Namespace, pytest_arguments: list[str]) -> int:
     """Prepare everything and run every check."""
-    workspace = Workspace()
-    comfyui, python = prepare(options, workspace, with_tests=True)
+    workspace, comfyui, python = prepare(options, with_tests=True)
     tree = release.source_tree(PACK_ROOT)
     status = checks.run_all(python, comfyui.path, pytest_arguments, os.environ)
     # With CI=true a tier that did not run is a failure, so that nothing is left out of a success.
