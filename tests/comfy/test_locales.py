@@ -1,4 +1,4 @@
-"""What ComfyUI's page shows in other languages: locales/<language>/nodeDefs.json against the nodes themselves."""
+"""What ComfyUI's page says about the nodes, in every language: locales/<language>/nodeDefs.json and the help pages in web/docs."""
 
 import json
 import re
@@ -9,6 +9,7 @@ import pytest
 from ..conftest import PACK_ROOT
 
 LOCALES = PACK_ROOT / "locales"
+HELP = PACK_ROOT / "web" / "docs"
 TRANSLATIONS = ["zh", "ja"]
 # vue-i18n compiles names and descriptions, on older frontends tooltips too: these signs would be read as its syntax.
 SYNTAX = re.compile(r"[{}|@\\\\]")
@@ -74,3 +75,19 @@ def test_translations_are_translated(language: str):
         if path[-1] in ("description", "tooltip", "display_name") and text == in_english.get(path)
     ]
     assert same == []
+
+
+@pytest.mark.parametrize("language", ["en", *TRANSLATIONS])
+def test_help_pages_explain_every_input(ours, language: str):
+    """A row of the table names each input by its id; the page's title is the node's."""
+    for name, node in ours.items():
+        path = HELP / (f"{name}.md" if language == "en" else f"{name}/{language}.md")
+        title, *lines = path.read_text(encoding="utf-8").splitlines()
+        assert title == f"# {read(language)[name]['display_name']}", path
+        named = {word for line in lines if line.startswith("|") for word in re.findall(r"\w+", line.split("|")[1])}
+        assert {socket.id for socket in node.GET_SCHEMA().inputs} <= named, path
+
+
+def test_no_help_page_is_left_over(ours):
+    pages = {path.relative_to(HELP).as_posix() for path in HELP.rglob("*.md")}
+    assert pages == {f"{name}{end}" for name in ours for end in (".md", *(f"/{language}.md" for language in TRANSLATIONS))}
