@@ -39,5 +39,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--rounds", type=int, default=1, metavar="N", help="batches on a killed cluster, tests/server/test_cluster.py"
     )
+    parser.addoption(
+        "--fuzz", type=int, default=0, metavar="N", help="random hostile inputs for each fuzzed property (default: the same 50 each time)"
+    )
     parser.addoption("--sprites", type=int, default=64, metavar="N", help="sprites in each of these batches")
     parser.addoption("--update-node-surface", action="store_true", help="write tests/comfy/node_surface.json anew")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fuzz with the same few inputs in every check, and with many new ones where `--fuzz` asks for them."""
+    if importlib.util.find_spec("hypothesis") is None:
+        return
+    from hypothesis import HealthCheck, settings
+
+    count: int = config.getoption("--fuzz")
+    slow_is_fine = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
+    settings.register_profile(
+        "fast-sprites",
+        max_examples=count or 50,
+        derandomize=not count,
+        database=None,
+        deadline=None,
+        print_blob=True,
+        suppress_health_check=slow_is_fine,
+    )
+    settings.load_profile("fast-sprites")

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...comfy_adapters import folders
+from ..sprites.file_names import relative_parts
 from .batch import to_image, to_masks, to_pictures
 from .grid import PixelGrid
 from .palette import Palette
@@ -64,7 +65,7 @@ def export_sheet(
     prompt: Any = None,
     extra_pnginfo: Mapping[str, Any] | None = None,
 ) -> SavedSheet:
-    """Write PNG, JSON and, if asked for, .tres; each appears under its name only when it is whole."""
+    """Write PNG, JSON and, if asked for, .tres; each appears under its name only when it is whole; raises BadInputError for a bad prefix."""
     frames = _rgba_frames(image, mask)
     if options.crop != "none":
         frames = crop_to_content(frames, "feet" if options.crop == "common, feet" else "centre")
@@ -77,7 +78,8 @@ def export_sheet(
         power_of_two=options.power_of_two,
     )
     sheet = compose_sheet(frames, layout)
-    folder, filename, counter, subfolder = folders.output_path(options.filename_prefix, layout.width, layout.height)
+    prefix = "/".join(relative_parts(options.filename_prefix, "filename_prefix")) or "sheet"
+    folder, filename, counter, subfolder = folders.output_path(prefix, layout.width, layout.height)
     stem = f"{filename}_{counter:05}_"
     indexed = options.format == "indexed"
     texts = folders.workflow_texts(prompt, extra_pnginfo)

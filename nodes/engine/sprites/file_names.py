@@ -14,8 +14,10 @@ MAX_COMPONENT_BYTES = 180
 
 _MAX_SLUG_CHARACTERS = 48
 _CLOCK = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
-_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f]')
-_RESERVED = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
+# Windows' own, controls, half characters, and those that turn the direction of the text around, so that "gnp.exe" shows as "exe.png".
+_FORBIDDEN = re.compile(r'[<>:"|?*\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+# Of devices, whatever extension follows: https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+_RESERVED = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|(com|lpt)[0-9\xb9\xb2\xb3]) *(\..*)?", re.IGNORECASE)
 
 
 def slug(text: str) -> str:
@@ -30,10 +32,7 @@ def sprite_name(pattern: str, index: int, seed: int | None, prompt: str | None, 
 
     Tokens without a value vanish with the separator before them. Raises BadInputError for a path that leaves its folder.
     """
-    if pattern.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", pattern) or ".." in re.split(r"[\\/]", pattern):
-        raise BadInputError(
-            f"filename is {pattern!r}, which leaves ComfyUI's output folder; write a name, or folder/name, without '..' or a drive."
-        )
+    _refuse_outside(pattern, "filename")
     tokens = {
         "prompt": slug(prompt or ""),
         "seed": "" if seed is None else str(seed),
@@ -49,6 +48,19 @@ def sprite_name(pattern: str, index: int, seed: int | None, prompt: str | None, 
     *folders, name = re.split(r"[\\/]", filled)
     parts = [safe for folder in folders if (safe := _safe_component(folder))]
     return "/".join([*parts, _safe_component(name) or f"sprite_{index + 1:05}"])
+
+
+def relative_parts(prefix: str, widget: str) -> list[str]:
+    """Return the parts of a path below the output folder, each safe on every system; raises BadInputError for one that leaves it."""
+    _refuse_outside(prefix, widget)
+    return [safe for part in re.split(r"[\\/]", prefix) if (safe := _safe_component(part))]
+
+
+def _refuse_outside(path: str, widget: str) -> None:
+    if path.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", path) or ".." in re.split(r"[\\/]", path):
+        raise BadInputError(
+            f"{widget} is {path!r}, which leaves ComfyUI's output folder; write a name, or folder/name, without '..' or a drive."
+        )
 
 
 def _safe_component(component: str) -> str:
