@@ -43,7 +43,7 @@ def compare_pictures(reference: Sequence[bytes], other: Sequence[bytes]) -> Fide
 def _pixels(png: bytes) -> Pixels:
     from PIL import Image
 
-    opened: Any = Image.open(io.BytesIO(png))
+    opened: Any = Image.open(io.BytesIO(png), formats=["PNG"])
     with opened as picture:
         return np.asarray(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"), dtype=np.float32)
 

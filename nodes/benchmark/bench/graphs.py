@@ -1,12 +1,12 @@
 """Graphs in API format: read, changed and freed of what a benchmark must not time."""
 
 import copy
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from ...engine.errors import BadInputError
+from ..documents import is_graph, read_json
 
 Graph = dict[str, dict[str, Any]]  # node id -> {class_type, inputs, _meta}
 Link = tuple[str, int]
@@ -21,7 +21,7 @@ SEED_INPUTS = ("seed", "noise_seed")
 def read_graph(path: Path) -> Graph:
     """The graph of an API-format file; raises BadInputError for anything else."""
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = read_json(path)
     except OSError as error:
         raise BadInputError(f"The workflow {path} cannot be read ({error.strerror}): name a file in API format.") from error
     except ValueError as error:
@@ -29,15 +29,20 @@ def read_graph(path: Path) -> Graph:
     nodes = cast(dict[str, Any], content) if isinstance(content, dict) else {}
     if isinstance(nodes.get("nodes"), list):
         raise BadInputError(f"The workflow {path} is in the page's format: save it with File > Export (API) and name that file.")
-    if not nodes or not all(isinstance(node, dict) and "class_type" in node and "inputs" in node for node in nodes.values()):
+    if not nodes or not is_graph(nodes):
         raise BadInputError(f"The workflow {path} is not in API format: save it with File > Export (API).")
+    missing = sorted({link[0] for node in nodes.values() for link in links_of(node).values()} - set(nodes))
+    if missing:
+        raise BadInputError(
+            f"The workflow {path} has links from nodes that it does not hold: {', '.join(missing)}; export it again."
+        )
     return nodes
 
 
 def as_link(value: Any) -> Link | None:
     """The output that an input is linked to, None for a widget's value."""
     match value:
-        case [str(node_id), int(index)]:
+        case [str(node_id), int(index)] if index >= 0:
             return node_id, index
         case _:
             return None
@@ -87,7 +92,7 @@ def without_pass_through(graph: Graph, classes: Mapping[str, str]) -> Graph:
     changed = copy.deepcopy(graph)
     for node_id in [node_id for node_id, node in graph.items() if node["class_type"] in classes]:
         node = changed.pop(node_id)
-        source = as_link(node["inputs"][classes[node["class_type"]]])
+        source = as_link(node["inputs"].get(classes[node["class_type"]]))
         if source is not None:
             rewire(changed, (node_id, 0), source)
         lost = {node_id}

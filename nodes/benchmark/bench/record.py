@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_type_hints
 
 from ...engine.errors import PackError
+from ..documents import fits, read_json
 
 SCHEMA = "fast-sprites-bench"
 VERSION = 1
+SHORTEST_S, LONGEST_S = 1e-6, 1e9
 Part = TypeVar("Part")
 
 
@@ -161,7 +163,7 @@ def without_folder(argument: str) -> str:
 def read_record(path: Path) -> Record:
     """The record in a file; raises RecordError with one sentence."""
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = read_json(path)
     except OSError as error:
         raise RecordError(f"{path} cannot be read ({error.strerror}): name a record that `fast-sprites bench` wrote.") from error
     except ValueError as error:
@@ -173,13 +175,29 @@ def read_record(path: Path) -> Record:
     if version != VERSION:
         raise RecordError(f"{path} has schema version {version}; this command reads version {VERSION}: update the pack.")
     try:
-        return _part(Record, fields, {"scenarios": _scenario})
+        record = _part(Record, fields, {"scenarios": _scenario})
+        _require_facts(record.machine)
+        return record
     except (TypeError, AttributeError) as error:
         raise RecordError(f"{path} is damaged: {error}.") from error
 
 
+def _require_facts(machine: dict[str, Any]) -> None:
+    """Raise TypeError where a report would not find what it says about the machine."""
+    system, devices, card = machine.get("system"), machine.get("devices"), machine.get("card", {})
+    if not isinstance(system, dict) or not isinstance(card, dict) or not fits(devices, list[dict[str, Any]]) or not devices:
+        raise TypeError("machine lacks system or devices")
+    facts = cast(dict[str, Any], system)
+    if not isinstance(devices[0].get("name"), str) or not fits(facts.get("argv", []), list[str]):
+        raise TypeError("machine names no device, or flags that are no words")
+    if not isinstance(facts.get("python_version", ""), str):
+        raise TypeError("machine has a version of Python that is no text")
+
+
 def _part(kind: type[Part], content: dict[str, Any], inside: dict[str, Callable[[Any], Any]]) -> Part:
     """Build a dataclass whose fields in `inside` are lists or single parts themselves."""
+    if not isinstance(content, dict):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{kind.__name__} is no object")
     values = dict(content)
     for name, build in inside.items():
         value = values.get(name)
@@ -187,11 +205,17 @@ def _part(kind: type[Part], content: dict[str, Any], inside: dict[str, Callable[
             values[name] = [build(item) for item in cast(list[Any], value)]
         elif value is not None:
             values[name] = build(value)
+    for name, wanted in get_type_hints(kind).items():
+        if name in values and not fits(values[name], wanted):
+            raise TypeError(f"{name} of {kind.__name__} has another type")
     return kind(**values)
 
 
 def _scenario(content: dict[str, Any]) -> ScenarioRecord:
-    return _part(ScenarioRecord, content, {"sides": _side})
+    scenario = _part(ScenarioRecord, content, {"sides": _side})
+    if not scenario.sides or scenario.num_pictures < 0:
+        raise TypeError("a scenario has no sides or fewer pictures than none")
+    return scenario
 
 
 def _side(content: dict[str, Any]) -> SideRecord:
@@ -199,12 +223,15 @@ def _side(content: dict[str, Any]) -> SideRecord:
         "first_run": _run,
         "warm_ups": _run,
         "runs": _run,
-        "rejected": lambda item: Rejected(**item),
-        "memory": lambda item: PeakMemory(**item),
-        "fidelity": lambda item: Fidelity(**item),
+        "rejected": lambda item: _part(Rejected, item, {}),
+        "memory": lambda item: _part(PeakMemory, item, {}),
+        "fidelity": lambda item: _part(Fidelity, item, {}),
     }
     return _part(SideRecord, content, inside)
 
 
 def _run(content: dict[str, Any]) -> Run:
-    return _part(Run, content, {"device": lambda item: DeviceSample(**item)})
+    run = _part(Run, content, {"device": lambda item: _part(DeviceSample, item, {})})
+    if not SHORTEST_S <= run.server_s <= LONGEST_S:
+        raise TypeError(f"a run took {run.server_s} s")
+    return run

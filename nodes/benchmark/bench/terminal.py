@@ -115,12 +115,15 @@ def _print_table(header: list[str], rows: list[list[str]]) -> None:
     try:
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
     except ImportError:
         print(plain_table(header, rows))
         return
-    table = Table(*header)
+    table = Table()
+    for cell in header:
+        table.add_column(Text(cell))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))  # Text, for a record may come from anywhere and rich reads [markup] in strings
     Console().print(table)
 
 

@@ -63,7 +63,7 @@ def _widgets(pairs: Sequence[str]) -> dict[str, str | int]:
         name, sign, value = pair.partition("=")
         if not sign:
             raise BadInputError(f"{pair!r} is no setting: write NAME=VALUE, for instance attention=sdpa.")
-        found[name] = int(value) if value.isdigit() else value
+        found[name] = int(value) if value.isascii() and value.isdigit() else value
     return found
 
 
@@ -141,7 +141,7 @@ def _server(options: argparse.Namespace, log: Path) -> Generator[str, None, None
         raise BadInputError(f"{options.start} is no ComfyUI folder (it has no main.py): name one with --start.")
     with tempfile.TemporaryDirectory(prefix="fast-sprites-bench-", ignore_cleanup_errors=True) as temporary:
         base = _own_base(options, Path(temporary)) if options.pack else comfyui
-        flags = (*known_flags(comfyui, OWN_FLAGS), *shlex.split(options.server_flags))
+        flags = (*known_flags(comfyui, OWN_FLAGS), *_words(options.server_flags))
         setup = ServerSetup(options.python, comfyui, base, log, flags)
         with ComfyServer(setup) as server:
             try:
@@ -150,6 +150,13 @@ def _server(options: argparse.Namespace, log: Path) -> Generator[str, None, None
                 time.sleep(DEATH_S)
                 server.require_alive()
                 raise
+
+
+def _words(flags: str) -> list[str]:
+    try:
+        return shlex.split(flags)
+    except ValueError as error:
+        raise BadInputError(f"--server-flags {flags!r} cannot be taken apart: {error}.") from error
 
 
 def _own_base(options: argparse.Namespace, base: Path) -> Path:

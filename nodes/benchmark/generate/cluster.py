@@ -284,5 +284,5 @@ def mean_difference(one: bytes, other: bytes) -> float:
     import numpy as np
     from PIL import Image
 
-    first, second = (np.asarray(Image.open(io.BytesIO(data)), dtype=np.int16) for data in (one, other))
+    first, second = (np.asarray(Image.open(io.BytesIO(data), formats=["PNG", "WEBP"]), dtype=np.int16) for data in (one, other))
     return float(np.abs(first - second).mean()) if first.shape == second.shape else math.inf

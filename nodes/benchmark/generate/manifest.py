@@ -4,18 +4,21 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, get_type_hints
 
 from ...engine.errors import BadInputError, PackError
+from ..documents import fits, parse_json
 from ..pack import pack_version
-from .request import GenerateRequest, Job, Sprite
+from .request import FORMATS, GenerateRequest, Job, Sprite
 
 NAME = "manifest.jsonl"
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 FORMAT = 1
 
 
@@ -75,8 +78,9 @@ class Manifest:
             manifest = cls(folder, _request_of(next(records, None), path), lines)
             for number, record in enumerate(records, start=2):
                 manifest._take(record, number)
-            for temporary in folder.rglob(".*.tmp"):  # left by a kill in the middle of a file
-                temporary.unlink()
+            for temporary in folder.rglob(".*.tmp"):
+                if TEMPORARY.fullmatch(temporary.name):  # left by a kill in the middle of a file
+                    temporary.unlink()
         except BaseException:
             lines.close()
             raise
@@ -89,12 +93,16 @@ class Manifest:
             return
         try:
             index, name, size = int(record["index"]), str(record["file"]), int(record["bytes"])
+            if index < 0:
+                raise IndexError(index)
             expected = self.request.sprite(index)
         except (TypeError, KeyError, ValueError, IndexError) as error:
             raise _damaged(self.folder / NAME, number) from error
-        if (record.get("seed"), record.get("prompt")) != (expected.seed, expected.prompt):
+        stem, _, extension = name.rpartition(".")
+        found = (record.get("seed"), record.get("prompt"), stem, extension in FORMATS)
+        if found != (expected.seed, expected.prompt, self.request.file_stem(expected), True):
             raise ManifestError(
-                f"{self.folder / NAME}, line {number}: sprite {index + 1} has another seed or prompt than its request: it was edited."
+                f"{self.folder / NAME}, line {number}: sprite {index + 1} has another seed or prompt, or another file, than its request: it was edited."
             )
         path = self.folder / name
         if path.is_file() and path.stat().st_size == size:
@@ -191,7 +199,7 @@ class _Lines:
                 break
             end += len(line)
             try:
-                record = json.loads(line)
+                record = parse_json(line)
                 record["kind"]
             except (ValueError, TypeError, KeyError) as error:
                 raise _damaged(self._path, number) from error
@@ -221,15 +229,18 @@ def _damaged(path: Path, number: int) -> ManifestError:
 def _request_of(header: dict[str, Any] | None, path: Path) -> GenerateRequest:
     if header is None or header.get("kind") != "request" or header.get("format") != FORMAT:
         raise _damaged(path, 1)
-    if header["pack_version"] != pack_version():
+    if header.get("pack_version") != pack_version():
         raise ManifestError(
-            f"{path.parent} was begun with fast-sprites {header['pack_version']} and this is {pack_version()}, which may draw other "
+            f"{path.parent} was begun with fast-sprites {header.get('pack_version')} and this is {pack_version()}, which may draw other "
             "pictures: go on with that version, or choose another --output."
         )
+    types = get_type_hints(GenerateRequest)
     try:
-        return GenerateRequest(**header["request"])
-    except (TypeError, KeyError, BadInputError) as error:
+        if all(fits(value, types[name]) for name, value in header["request"].items()):
+            return GenerateRequest(**header["request"])
+    except (AttributeError, TypeError, KeyError, BadInputError) as error:
         raise _damaged(path, 1) from error
+    raise _damaged(path, 1)
 
 
 def write_durably(path: Path, data: bytes) -> None:

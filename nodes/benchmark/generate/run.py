@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 import urllib.parse
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from .workflow import Graph, check_server, configured, file_extension, job_graph
 QUEUED_JOBS = 2
 """One that is drawn and one that waits, so that the server is never idle while results are fetched."""
 CANCEL_TIMEOUT_S = 5.0
+HOST = re.compile(r"([\w.-]*\w[\w.-]*|\[[0-9A-Fa-f:.]+(%[\w.-]+)?\])(:[0-9]+)?")
 
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".webp": b"RIFF"}
 
@@ -29,7 +31,8 @@ def base_url(address: str) -> str:
     url = address if "://" in address else f"http://{address}"
     try:
         parts = urllib.parse.urlsplit(url)
-        usable = parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) and parts.path in ("", "/")
+        named = HOST.fullmatch(parts.netloc.rpartition("@")[2])
+        usable = parts.scheme in ("http", "https") and named and (parts.port or 1) and parts.path in ("", "/")
     except ValueError:  # a port that is no number, or half a pair of brackets
         parts, usable = None, False
     if parts is None or not usable:

@@ -1,6 +1,5 @@
 """The workflow that `generate` runs: any API graph with SpritePrompts, BatchSpriteSampler and SaveSprites."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +7,9 @@ from typing import Any, cast
 
 from ...engine.errors import BadInputError
 from ..client import ComfyClient
+from ..documents import is_graph, read_json
 from ..pack import WORKFLOWS
-from .request import GenerateRequest, Job
+from .request import FORMATS, GenerateRequest, Job
 
 DEFAULT_WORKFLOW = WORKFLOWS / "sprites_to_disk.json"
 LISTED_CHECKPOINTS = 5
@@ -29,23 +29,23 @@ class SpriteNodes:
 def read_workflow(path: Path) -> Graph:
     """The graph in an API-format file; raises BadInputError for anything else."""
     try:
-        graph: Any = json.loads(path.read_text(encoding="utf-8"))
+        graph: Any = read_json(path)
     except OSError as error:
         raise BadInputError(
             f"The workflow {path} cannot be read ({error.strerror}): name a file that ComfyUI exported."
         ) from error
     except ValueError as error:
         raise BadInputError(f"The workflow {path} is no JSON ({error}): export it with File > Export (API).") from error
-    try:
-        if all(isinstance(node["class_type"], str) and isinstance(node["inputs"], dict) for node in graph.values()):
-            return graph
-    except (AttributeError, TypeError, KeyError):
-        pass
-    raise BadInputError(f"The workflow {path} is not in API format: export it with File > Export (API).")
+    if not is_graph(graph):
+        raise BadInputError(f"The workflow {path} is not in API format: export it with File > Export (API).")
+    return graph
 
 
 def sprite_nodes(graph: Graph) -> SpriteNodes:
     """The three nodes that a job sets; raises BadInputError if they are not there once each, or a job could not set them."""
+
+    if not is_graph(graph):
+        raise BadInputError("The workflow is not in API format: export it with File > Export (API).")
 
     def only(class_type: str) -> str:
         found = [node_id for node_id, node in graph.items() if node["class_type"] == class_type]
@@ -62,6 +62,9 @@ def sprite_nodes(graph: Graph) -> SpriteNodes:
             "The workflow's BatchSpriteSampler has a latent connected, of which each job would take the first pictures again; "
             "disconnect it (width and height set the size), or draw this workflow in ComfyUI."
         )
+    format_ = graph[nodes.save]["inputs"].get("format", FORMATS[0])
+    if format_ not in FORMATS:
+        raise BadInputError(f"The workflow's SaveSprites has the format {format_!r}; generate knows {' and '.join(FORMATS)}.")
     return nodes
 
 
@@ -105,7 +108,7 @@ def job_graph(graph: Graph, nodes: SpriteNodes, job: Job) -> Graph:
 
 def file_extension(graph: Graph, nodes: SpriteNodes) -> str:
     """The extension of the files that the graph saves."""
-    return f".{graph[nodes.save]['inputs'].get('format', 'png')}"
+    return f".{graph[nodes.save]['inputs'].get('format', FORMATS[0])}"
 
 
 async def check_server(client: ComfyClient, address: str, graph: Graph) -> None:

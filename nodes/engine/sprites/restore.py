@@ -43,8 +43,13 @@ def single_sprite_edits(
     edits = [NodeEdit(save_node_id, SAVE_WIDGETS, {"first_index": index})] if "first_index" in inputs else []
     for socket, class_type, widgets, values in wanted:
         link = inputs.get(socket)
-        if isinstance(link, list) and prompt.get(link[0], {}).get("class_type") == class_type:
-            edits.append(NodeEdit(str(link[0]), widgets, values))
+        if (
+            isinstance(link, list)
+            and link
+            and isinstance(link[0], str)
+            and prompt.get(link[0], {}).get("class_type") == class_type
+        ):
+            edits.append(NodeEdit(link[0], widgets, values))
     return edits
 
 
@@ -58,9 +63,20 @@ def edit_prompt(prompt: Mapping[str, Any], edits: list[NodeEdit]) -> dict[str, A
     return edited
 
 
-def edit_workflow(workflow: Mapping[str, Any], edits: list[NodeEdit]) -> dict[str, Any]:
-    """Return the browser's graph with the edits; links into edited widgets are taken off. Nodes that are not found stay as they are."""
-    edited = copy.deepcopy(dict(workflow))
+def edit_workflow(workflow: Any, edits: list[NodeEdit]) -> Any:
+    """Return the browser's graph with the edits; links into edited widgets are taken off. Nodes that are not found stay as they are.
+
+    So does what is no such graph at all: clients of the API put there what they like, and the sprite is drawn already.
+    """
+    try:
+        edited = copy.deepcopy(workflow)
+        _edit_graph(edited, edits)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
+        return workflow
+    return edited
+
+
+def _edit_graph(edited: dict[str, Any], edits: list[NodeEdit]) -> None:
     for edit in edits:
         found = _find(edited, edit.node_id)
         if found is None:
@@ -75,7 +91,6 @@ def edit_workflow(workflow: Mapping[str, Any], edits: list[NodeEdit]) -> dict[st
         for socket in node.get("inputs", []):
             if socket.get("widget", {}).get("name") in edit.values and socket.get("link") is not None:
                 _unlink(graph, socket)
-    return edited
 
 
 def _find(workflow: dict[str, Any], node_id: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
