@@ -5,8 +5,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import folder_paths
-from comfy.cli_args import args
+from .internals import optional
+
+cli_args = optional("comfy.cli_args")
+folder_paths = optional("folder_paths")
 
 
 def list_input_files(extensions: tuple[str, ...]) -> list[str]:
@@ -18,8 +20,12 @@ def list_input_files(extensions: tuple[str, ...]) -> list[str]:
 
 
 def input_file_path(name: str) -> str:
-    """Return the path of an input file; ComfyUI raises ValueError for a name that leaves its folders."""
-    return folder_paths.get_annotated_filepath(name)
+    """Return the path of an input file, or with `[output]` or `[temp]` behind the name of one there; ValueError for any other place."""
+    path = os.path.realpath(folder_paths.get_annotated_filepath(name))  # ComfyUI itself refuses other places from 0.27 on only
+    for folder in (folder_paths.get_input_directory(), folder_paths.get_output_directory(), folder_paths.get_temp_directory()):
+        if path.startswith(os.path.join(os.path.realpath(folder), "")):
+            return path
+    raise ValueError(f"Invalid file path: {name!r}")
 
 
 def output_path(filename_prefix: str, width: int, height: int) -> tuple[str, str, int, str]:
@@ -32,7 +38,7 @@ def output_path(filename_prefix: str, width: int, height: int) -> tuple[str, str
 
 def workflow_texts(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> dict[str, str]:
     """Return ComfyUI's text chunks for a PNG; none when it runs with --disable-metadata."""
-    if args.disable_metadata:
+    if cli_args.args.disable_metadata:
         return {}
     texts = {} if prompt is None else {"prompt": json.dumps(prompt)}
     return texts | {key: json.dumps(value) for key, value in (extra_pnginfo or {}).items()}

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
-from comfy.ldm.modules import attention as core_attention
-from comfy.ldm.modules.diffusionmodules import openaimodel
-from comfy.patcher_extension import CallbacksMP, WrappersMP
+
+from .internals import lacking, optional
+
+core_attention = optional("comfy.ldm.modules.attention")
+openaimodel = optional("comfy.ldm.modules.diffusionmodules.openaimodel")
+patcher_extension = optional("comfy.patcher_extension")
 
 KEY = "fast_sprites"
 OWNER = "fast_sprites_owner"  # marks an attention override as this pack's
@@ -18,16 +21,25 @@ _DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
 def describe_model(patcher: Any) -> dict[str, Any]:
     """Return the fields of ModelFacts for a MODEL, read off its structure."""
     base = patcher.model
+    if lacks := lacking("model"):
+        return {"model_class": type(base).__name__, "lacks": lacks}
     unet = getattr(base, "diffusion_model", None)
     facts: dict[str, Any] = {"model_class": type(base).__name__, "not_sdxl_because": _why_not_sdxl(unet)}
     if facts["not_sdxl_because"]:
         return facts
     transformer_options = patcher.model_options.get("transformer_options", {})
+    attention_lacks = lacking("attention")
+    if not attention_lacks:
+        facts |= {
+            "attention_functions": tuple(sorted(core_attention.REGISTERED_ATTENTION_FUNCTIONS)),
+            "core_attention": core_attention.optimized_attention.__name__.removeprefix("attention_"),
+        }
     return facts | {
+        "engine_lacks": lacking("engine"),
+        "attention_lacks": attention_lacks,
+        "precision_lacks": lacking("precision"),
         "weight_dtype": dtype_name(base.get_dtype()),
         "compute_dtype": dtype_name(_compute_dtype(patcher)),
-        "attention_functions": tuple(sorted(core_attention.REGISTERED_ATTENTION_FUNCTIONS)),
-        "core_attention": core_attention.optimized_attention.__name__.removeprefix("attention_"),
         "replaced_by": _replaced_by(patcher, transformer_options),
         "has_attention_override": _is_foreign(transformer_options.get("optimized_attention_override")),
     }
@@ -60,7 +72,7 @@ def _why_not_sdxl(unet: Any) -> str:
 def _replaced_by(patcher: Any, transformer_options: dict[str, Any]) -> str:
     """Name what another node swaps the UNet for: a torch.compile wrapper or an object patch."""
     for owner in (patcher.wrappers, transformer_options.get("wrappers", {})):
-        for key, wrappers in owner.get(WrappersMP.APPLY_MODEL, {}).items():
+        for key, wrappers in owner.get(patcher_extension.WrappersMP.APPLY_MODEL, {}).items():
             if wrappers and "compile" in str(key):
                 return str(key)
     for name, patched in patcher.object_patches.items():
@@ -89,11 +101,16 @@ def load_device(patcher: Any) -> torch.device:
 
 
 def clone(patcher: Any) -> Any:
-    """Return a clone without this pack's earlier wrappers, so that applying twice is the same as applying once."""
+    """Return a clone without this pack's earlier wrappers, so that applying twice is the same as applying once.
+
+    Where describe_model says that this ComfyUI lacks something for all of it, nothing was ever applied: the same object comes back.
+    """
+    if lacking("model"):
+        return patcher
     cloned = patcher.clone()
-    for kind in (WrappersMP.OUTER_SAMPLE, WrappersMP.DIFFUSION_MODEL):
+    for kind in (patcher_extension.WrappersMP.OUTER_SAMPLE, patcher_extension.WrappersMP.DIFFUSION_MODEL):
         cloned.remove_wrappers_with_key(kind, KEY)
-    cloned.remove_callbacks_with_key(CallbacksMP.ON_DETACH, KEY)
+    cloned.remove_callbacks_with_key(patcher_extension.CallbacksMP.ON_DETACH, KEY)
     if cloned.attachments.pop(KEY, None) == "compute dtype":
         cloned.object_patches.pop("manual_cast_dtype", None)
         cloned.force_cast_weights = False
@@ -116,7 +133,7 @@ def wrap_run(patcher: Any, context: Callable[[Any], contextlib.AbstractContextMa
         with context(executor.class_obj):
             return executor(*args, **kwargs)
 
-    patcher.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, wrapper)
+    patcher.add_wrapper_with_key(patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, wrapper)
 
 
 def wrap_forward(patcher: Any, forward: Callable[..., torch.Tensor]) -> None:
@@ -132,12 +149,14 @@ def wrap_forward(patcher: Any, forward: Callable[..., torch.Tensor]) -> None:
         inner = type(executor).new_class_executor(innermost, executor.class_obj, executor.wrappers, executor.idx + 1)
         return inner.execute(*args, **kwargs)
 
-    patcher.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, KEY, wrapper)
+    patcher.add_wrapper_with_key(patcher_extension.WrappersMP.DIFFUSION_MODEL, KEY, wrapper)
 
 
 def on_detach(patcher: Any, detached: Callable[[bool], None]) -> None:
     """Call `detached(unpatch_all)` whenever ComfyUI detaches this clone."""
-    patcher.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, lambda _patcher, unpatch_all: detached(unpatch_all))
+    patcher.add_callback_with_key(
+        patcher_extension.CallbacksMP.ON_DETACH, KEY, lambda _patcher, unpatch_all: detached(unpatch_all)
+    )
 
 
 def why_not_ours(guider: Any) -> str:
@@ -161,7 +180,12 @@ def conditioning_is_constant(guider: Any) -> bool:
     if any(options.get(name) for name in ("model_function_wrapper", "sampler_calc_cond_batch_function", "context_handler")):
         return False
     transformer_options = options.get("transformer_options", {})
-    for kind in (WrappersMP.APPLY_MODEL, WrappersMP.DIFFUSION_MODEL, WrappersMP.CALC_COND_BATCH, WrappersMP.PREDICT_NOISE):
+    for kind in (
+        patcher_extension.WrappersMP.APPLY_MODEL,
+        patcher_extension.WrappersMP.DIFFUSION_MODEL,
+        patcher_extension.WrappersMP.CALC_COND_BATCH,
+        patcher_extension.WrappersMP.PREDICT_NOISE,
+    ):
         for owner in (guider.model_patcher.wrappers, transformer_options.get("wrappers", {})):
             if any(wrappers and key != KEY for key, wrappers in owner.get(kind, {}).items()):
                 return False

@@ -2,42 +2,50 @@
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any
 
-import comfy.k_diffusion.sampling
-import comfy.model_base
-import comfy.model_management
-import comfy.sample
-import comfy.samplers
-import comfy.utils
 import torch
+
+from .internals import lacking, optional
+
+k_diffusion = optional("comfy.k_diffusion.sampling")
+management = optional("comfy.model_management")
+model_base = optional("comfy.model_base")
+core_sample = optional("comfy.sample")
+samplers = optional("comfy.samplers")
+utils = optional("comfy.utils")
 
 StepCallback = Callable[[int, torch.Tensor, torch.Tensor, int], None]
 
 
+def lacks(step_noise: str) -> str:
+    """Tell what this ComfyUI lacks to draw sprites with this value of the engine's StepNoise; empty when nothing."""
+    return lacking("sprites") or (lacking("noise of each step") if step_noise != "none" else "")
+
+
 def sampler_names() -> list[str]:
     """Return the names of KSampler's samplers."""
-    return list(comfy.samplers.KSampler.SAMPLERS)
+    return list(samplers.KSampler.SAMPLERS)
 
 
 def scheduler_names() -> list[str]:
     """Return the names of KSampler's schedulers."""
-    return list(comfy.samplers.KSampler.SCHEDULERS)
+    return list(samplers.KSampler.SCHEDULERS)
 
 
 def empty_latent(width_px: int, height_px: int) -> dict[str, Any]:
     """Return what EmptyLatentImage makes for one picture."""
     samples = torch.zeros(
         [1, 4, height_px // 8, width_px // 8],
-        device=comfy.model_management.intermediate_device(),
-        dtype=comfy.model_management.intermediate_dtype(),
+        device=management.intermediate_device(),
+        dtype=management.intermediate_dtype(),
     )
     return {"samples": samples, "downscale_ratio_spacial": 8}
 
 
 def fitted_latent(model: Any, latent: dict[str, Any]) -> torch.Tensor:
     """Return the latent's samples with an empty latent widened to the model's channels, as common_ksampler does."""
-    return comfy.sample.fix_empty_latent_channels(
+    return core_sample.fix_empty_latent_channels(
         model, latent["samples"], latent.get("downscale_ratio_spacial"), latent.get("downscale_ratio_temporal")
     )
 
@@ -49,7 +57,7 @@ def latent_channels(model: Any) -> int:
 
 def schedule(model: Any, sampler_name: str, scheduler: str, steps: int, denoise: float) -> torch.Tensor:
     """Return the sigmas that KSampler steps through; empty when denoise is 0."""
-    return comfy.samplers.KSampler(
+    return samplers.KSampler(
         model, steps, model.load_device, sampler_name, scheduler, denoise, model_options=model.model_options
     ).sigmas
 
@@ -59,16 +67,16 @@ def own_noise(samples: torch.Tensor, seeds: Sequence[int], batch_index: Sequence
     rows = []
     for i, seed in enumerate(seeds):
         inds = None if batch_index is None else [batch_index[i]]
-        rows.append(comfy.sample.prepare_noise(samples[i : i + 1], seed, inds))
+        rows.append(core_sample.prepare_noise(samples[i : i + 1], seed, inds))
     return torch.cat(rows)
 
 
-def own_noise_sampler(name: str, step_noise: str, seeds: Sequence[int]) -> comfy.samplers.KSAMPLER:
+def own_noise_sampler(name: str, step_noise: str, seeds: Sequence[int]) -> Any:
     """Return the sampler `name` with the noise of each picture's steps drawn from that picture's seed.
 
     `step_noise` is a value of the engine's StepNoise. The sampler functions themselves are ComfyUI's, unchanged.
     """
-    stock = comfy.samplers.sampler_object(name)
+    stock = samplers.sampler_object(name)
     function = stock.sampler_function
 
     @functools.wraps(function)
@@ -81,13 +89,12 @@ def own_noise_sampler(name: str, step_noise: str, seeds: Sequence[int]) -> comfy
             options["noise_sampler"] = _noise_sampler(step_noise, x, sigmas, seeds)
         return function(model, x, sigmas, **options)
 
-    return comfy.samplers.KSAMPLER(sample_with_own_noise, stock.extra_options, stock.inpaint_options)
+    return samplers.KSAMPLER(sample_with_own_noise, stock.extra_options, stock.inpaint_options)
 
 
 def _noise_sampler(
     step_noise: str, x: torch.Tensor, sigmas: torch.Tensor, seeds: Sequence[int]
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    k_diffusion = comfy.k_diffusion.sampling
     if step_noise == "generator":
         own = [k_diffusion.default_noise_sampler(x[i : i + 1], seed=seed) for i, seed in enumerate(seeds)]
     else:
@@ -103,7 +110,7 @@ def _noise_sampler(
 def sample(
     model: Any,
     noise: torch.Tensor,
-    sampler: comfy.samplers.KSAMPLER,
+    sampler: Any,
     sigmas: torch.Tensor,
     cfg: float,
     positive: list[Any],
@@ -114,9 +121,9 @@ def sample(
     seed: int,
 ) -> torch.Tensor:
     """Sample one micro-batch on ComfyUI's ordinary path; returns the latents on the intermediate device."""
-    return comfy.sample.sample_custom(
+    return core_sample.sample_custom(
         model, noise, cfg, sampler, sigmas, positive, negative, latent, noise_mask=noise_mask, callback=callback,
-        disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=seed,
+        disable_pbar=not utils.PROGRESS_BAR_ENABLED, seed=seed,
     )  # fmt: skip
 
 
@@ -171,22 +178,22 @@ def mask_rows(mask: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Tell whether the device ran out of memory, as ComfyUI decides it; clears CUDA's sticky error if so."""
-    return comfy.model_management.is_oom(error)
+    return management.is_oom(error)
 
 
 def release_cached_memory() -> None:
     """Give torch's cached blocks back to the driver."""
-    comfy.model_management.soft_empty_cache()
+    management.soft_empty_cache()
 
 
 def is_sdxl(model: Any) -> bool:
     """Tell whether the model is of SDXL's UNet family."""
-    return isinstance(model.model, comfy.model_base.SDXL)
+    return isinstance(model.model, model_base.SDXL)
 
 
 def compute_element_size(model: Any) -> int:
     """Return the bytes of one number in the dtype that the model computes in."""
-    return comfy.model_management.dtype_size(model.model.get_dtype_inference())
+    return management.dtype_size(model.model.get_dtype_inference())
 
 
 def memory_usage_factor(model: Any) -> float:
@@ -200,8 +207,7 @@ def available_bytes(model: Any) -> int:
     That is what is free, plus other models that ComfyUI would evict, less the weights of `model` that are still to be loaded and
     ComfyUI's own reserve.
     """
-    management = comfy.model_management
-    free = cast("int", management.get_free_memory(model.load_device))  # a tuple only if asked for one
+    free = management.get_free_memory(model.load_device)
     resident = 0
     for loaded in management.current_loaded_models:
         if loaded.model is None or loaded.device != model.load_device:

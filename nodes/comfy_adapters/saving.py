@@ -1,7 +1,11 @@
 """ComfyUI's output folder, and outputs that nothing may read."""
 
-import folder_paths
-from comfy_execution.graph_utils import ExecutionBlocker
+from typing import Any
+
+from .internals import lacking, optional
+
+folder_paths = optional("folder_paths")
+graph_utils = optional("comfy_execution.graph_utils")
 
 
 def output_folder() -> str:
@@ -9,6 +13,11 @@ def output_folder() -> str:
     return folder_paths.get_output_directory()
 
 
-def blocked(message: str) -> ExecutionBlocker:
+def lacks_blocker() -> str:
+    """Tell what this ComfyUI lacks for `blocked`; empty when nothing."""
+    return lacking("draw while saving")
+
+
+def blocked(message: str) -> Any:
     """Return an output that ends the run with `message` if another node reads it."""
-    return ExecutionBlocker(message)
+    return graph_utils.ExecutionBlocker(message)

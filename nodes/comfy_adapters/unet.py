@@ -3,9 +3,12 @@
 from typing import Any
 
 import torch
-from comfy.ldm.modules import attention as core_attention
-from comfy.ldm.modules.diffusionmodules import openaimodel
-from comfy.ldm.modules.diffusionmodules.util import timestep_embedding
+
+from .internals import optional
+
+core_attention = optional("comfy.ldm.modules.attention")
+openaimodel = optional("comfy.ldm.modules.diffusionmodules.openaimodel")
+diffusion_util = optional("comfy.ldm.modules.diffusionmodules.util")
 
 
 def describe_unet(unet: Any) -> dict[str, Any]:
@@ -63,7 +66,7 @@ def stock_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: in
 
 def time_features(timesteps: torch.Tensor, channels: int, dtype: torch.dtype) -> torch.Tensor:
     """Return the sinusoidal features of `timesteps` [N] as ComfyUI computes them, [N, channels]."""
-    return timestep_embedding(timesteps, channels, repeat_only=False).to(dtype)
+    return diffusion_util.timestep_embedding(timesteps, channels, repeat_only=False).to(dtype)
 
 
 def apply_control(h: torch.Tensor, control: Any, name: str) -> torch.Tensor:

@@ -5,21 +5,31 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-import comfy.model_management
-import comfy.utils
 import torch
-from comfy.ldm.models.autoencoder import AutoencoderKL
 
+from .internals import lacking, optional
 from .model_patcher import dtype_name
 
+autoencoder_module = optional("comfy.ldm.models.autoencoder")
+management = optional("comfy.model_management")
+utils = optional("comfy.utils")
+
+_VAE_NAMES = (
+    "first_stage_model", "patcher", "device", "output_device", "vae_dtype", "latent_channels", "downscale_ratio", "disable_offload",
+    "process_output",
+)  # fmt: skip
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def describe_vae(vae: Any) -> dict[str, Any]:
     """Return the fields of VaeFacts for a VAE, read off its structure."""
-    model = vae.first_stage_model
+    model = getattr(vae, "first_stage_model", None)
+    lacks = lacking("vae") or next((f"this ComfyUI's VAE has no {name}" for name in _VAE_NAMES if not hasattr(vae, name)), "")
+    if lacks:
+        return {"vae_class": type(model).__name__, "lacks": lacks}
     return {
         "vae_class": type(model).__name__,
+        "decoder_lacks": lacking("vae decoder"),
         "not_sdxl_because": _why_not_sdxl(vae, model),
         "dtype": dtype_name(vae.vae_dtype),
         "decoder_channels": getattr(getattr(model, "decoder", None), "ch", 128),
@@ -27,7 +37,7 @@ def describe_vae(vae: Any) -> dict[str, Any]:
 
 
 def _why_not_sdxl(vae: Any, model: Any) -> str:
-    if not isinstance(model, AutoencoderKL):
+    if not isinstance(model, autoencoder_module.AutoencoderKL):
         return f"it is a {type(model).__name__}"
     if vae.latent_channels != 4 or vae.downscale_ratio != 8:
         return f"it has {vae.latent_channels} latent channels and scales by {vae.downscale_ratio}"
@@ -73,13 +83,13 @@ def core_decode(vae: Any, samples: torch.Tensor, vae_options: dict[str, Any]) ->
 
 def make_room(vae: Any, needed_bytes: int) -> int:
     """Load the VAE, evicting other models only as far as `needed_bytes` ask for, and return the free bytes."""
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed_bytes, force_full_load=vae.disable_offload)
+    management.load_models_gpu([vae.patcher], memory_required=needed_bytes, force_full_load=vae.disable_offload)
     return int(vae.patcher.get_free_memory(vae.device))
 
 
 def on_device(vae: Any) -> contextlib.AbstractContextManager[Any]:
     """Return the context in which ComfyUI runs this VAE's kernels."""
-    return comfy.model_management.cuda_device_context(vae.device)
+    return management.cuda_device_context(vae.device)
 
 
 def stock_decoder(vae: Any, vae_options: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -105,8 +115,8 @@ def decode_tiled(
         check_cancelled()
         return decode(latents.to(device=vae.device, dtype=dtype)).movedim(-1, 1).to(vae.vae_output_dtype())
 
-    steps = samples.shape[0] * comfy.utils.get_tiled_scale_steps(samples.shape[3], samples.shape[2], tile, tile, overlap)
-    pictures = comfy.utils.tiled_scale(
+    steps = samples.shape[0] * utils.get_tiled_scale_steps(samples.shape[3], samples.shape[2], tile, tile, overlap)
+    pictures = utils.tiled_scale(
         samples,
         decode_tile,
         tile,
@@ -114,16 +124,16 @@ def decode_tiled(
         overlap,
         upscale_amount=8,
         output_device=vae.output_device,
-        pbar=comfy.utils.ProgressBar(steps),
+        pbar=utils.ProgressBar(steps),
     )
     return vae.process_output(pictures.movedim(1, -1))
 
 
 def check_cancelled() -> None:
     """Raise ComfyUI's InterruptProcessingException when the person has pressed cancel."""
-    comfy.model_management.throw_exception_if_processing_interrupted()
+    management.throw_exception_if_processing_interrupted()
 
 
 def empty_cache() -> None:
     """Give cached memory back to the device."""
-    comfy.model_management.soft_empty_cache()
+    management.soft_empty_cache()

@@ -7,9 +7,12 @@ layer is asked once per run, with LoRA applied by ComfyUI's own code, and stays 
 from collections.abc import Iterable
 from typing import Any
 
-import comfy.model_management
-import comfy.ops
 import torch
+
+from .internals import optional
+
+management = optional("comfy.model_management")
+ops = optional("comfy.ops")
 
 CONVOLUTION_COPIES_BYTES = 700 * 1024**2
 
@@ -41,7 +44,7 @@ def require_room(patcher: Any, x: torch.Tensor, extra_bytes: int = 0) -> None:
         return
     missing_bytes = max(0, patcher.model_size() - patcher.loaded_size())
     needed_bytes = missing_bytes + CONVOLUTION_COPIES_BYTES + extra_bytes + patcher.memory_required([x.shape[0], *x.shape[1:]])
-    free_bytes: Any = comfy.model_management.get_free_memory(x.device)
+    free_bytes: Any = management.get_free_memory(x.device)
     if free_bytes < needed_bytes:
         raise NotResidentError(f"{free_bytes / 1024**3:.1f} GiB are free and {needed_bytes / 1024**3:.1f} GiB would be needed")
 
@@ -70,9 +73,7 @@ class HeldWeights:
         if hasattr(module, "_v") and module.weight.device != device:
             if getattr(module, "weight_function", None) or getattr(module, "bias_function", None):
                 raise NotResidentError(f"{name} is patched at every call")
-            weight, bias, token = comfy.ops.cast_bias_weight(
-                module, dtype=dtype, device=device, bias_dtype=dtype, offloadable=True
-            )
+            weight, bias, token = ops.cast_bias_weight(module, dtype=dtype, device=device, bias_dtype=dtype, offloadable=True)
             self._tokens.append((module, token))
             if token[1] is None:
                 raise NotResidentError(f"{name} does not fit into free memory")
@@ -90,7 +91,7 @@ class HeldWeights:
         """Let ComfyUI evict the weights again; safe to call twice."""
         while self._tokens:
             module, token = self._tokens.pop()
-            comfy.ops.uncast_bias_weight(module, None, None, token)
+            ops.uncast_bias_weight(module, None, None, token)
 
 
 def evict_unheld(patcher: Any, device: torch.device) -> None:

@@ -1,8 +1,12 @@
 """Take a reading in a running ComfyUI."""
 
+import dataclasses
+
+import torch
+
 from ...comfy_adapters import memory
 from . import snapshots
-from .readings import GIB, ComfyMemory, HeldModel, read_memory, reset_peak
+from .readings import GIB, ComfyMemory, HeldModel, MemoryReading, read_memory, reset_peak
 from .report import comparison, report
 
 
@@ -12,7 +16,7 @@ def probe(label: str, reset: bool, snapshot: str, compare_with: str) -> tuple[st
     The reading comes before anything else, the reset of the peak after it.
     """
     device = memory.compute_device()
-    reading = read_memory(device, comfy_memory())
+    reading = read_everything(device)
     text = report(reading, label)
     if compare_with:
         text += "\n" + comparison(snapshots.recall(compare_with), reading, compare_with)
@@ -22,6 +26,12 @@ def probe(label: str, reset: bool, snapshot: str, compare_with: str) -> tuple[st
         reset_peak(device)
         text += "\nThe peak counts from here." if reading.torch else ""
     return text, reading.to_json()
+
+
+def read_everything(device: torch.device) -> MemoryReading:
+    """Read device, host and ComfyUI; what this ComfyUI does not let be read is among `missing`."""
+    reading, gone = read_memory(device, comfy_memory()), memory.missing_parts()
+    return dataclasses.replace(reading, missing=(*reading.missing, *gone)) if gone else reading
 
 
 def comfy_memory() -> ComfyMemory:

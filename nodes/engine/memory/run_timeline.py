@@ -2,6 +2,7 @@
 
 import atexit
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from ...comfy_adapters import memory, progress, routes
 from ..errors import BadInputError
 from .node_table import leak_line, table
-from .readings import read_memory, reset_peak
+from .readings import reset_peak
 from .requests import refuse_unknown, switches, whole_number
-from .run_probe import comfy_memory
+from .run_probe import comfy_memory, read_everything
 from .sampler import RATES_HZ, Sampler
 from .samples import Sample, now_s, take_quick_sample, take_sample
 from .timeline import CAPACITY, COLUMNS, NUM_RUNS, Mark, Timeline
+
+log = logging.getLogger("fast_sprites")
 
 EVENT = "fast-sprites.memory"
 MAX_ROWS_PER_EVENT = 500
@@ -59,7 +62,8 @@ class _RunListener:
 
 def start() -> None:
     """Follow ComfyUI's runs and answer under /fast-sprites/; without a server, as in a test, only the runs are followed."""
-    progress.follow_runs(_RunListener())
+    if lacks := progress.follow_runs(_RunListener()):
+        log.warning("The memory's history shows no nodes: %s", lacks)
     if not routes.is_server_there():
         return
     routes.add_get("/fast-sprites/readings", readings)
@@ -90,7 +94,7 @@ def readings(query: Mapping[str, str]) -> Any:
         index = whole_number(query, "device", 0, 0, num_devices - 1)
         device = torch.device(device.type, index) if device.type == "cuda" else device
     try:
-        reading = read_memory(device, comfy_memory())
+        reading = read_everything(device)
     except RuntimeError as error:
         raise BadInputError(f"{device} does not answer: {error}") from error
     return {"num_devices": num_devices, **dataclasses.asdict(reading)}

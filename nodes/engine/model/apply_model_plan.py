@@ -23,7 +23,7 @@ def optimize_model(patcher: Any, settings: ModelSettings, node_id: str) -> tuple
     plan = plan_model(settings, machine, facts)
     report = report_text(machine.label, plan.decisions)
     if plan.changes_nothing:
-        return (patcher if facts.not_sdxl_because else clean), report
+        return (patcher if facts.lacks or facts.not_sdxl_because else clean), report
     clone = apply_model_plan(clean, plan, node_id)
     log.info("OptimizeModel %s: %s", node_id, report.replace("\n", "; "))
     return clone, report

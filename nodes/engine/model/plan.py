@@ -34,10 +34,15 @@ class ModelFacts:
     """The loaded diffusion model, told by its structure.
 
     `not_sdxl_because` is empty for every UNet of the SDXL family. Dtypes are "fp16", "bf16", "fp32" or another torch name;
-    `replaced_by` names what another node swapped the UNet or a part of it for, "" when nothing did.
+    `replaced_by` names what another node swapped the UNet or a part of it for, "" when nothing did. `lacks` tells what this ComfyUI
+    does not have for any technique at all, the others what it does not have for that one; "" when everything is there.
     """
 
     model_class: str
+    lacks: str = ""
+    engine_lacks: str = ""
+    attention_lacks: str = ""
+    precision_lacks: str = ""
     not_sdxl_because: str = ""
     weight_dtype: str = "fp16"
     compute_dtype: str = "fp16"
@@ -72,6 +77,8 @@ class ModelPlan:
 
 def plan_model(settings: ModelSettings, machine: MachineFacts, model: ModelFacts) -> ModelPlan:
     """Decide from facts alone what to apply to `model` on `machine`; nothing is tried."""
+    if model.lacks:
+        return ModelPlan(decisions=(Decision.refused("all", f"{model.lacks}; passed through untouched"),))
     if model.not_sdxl_because:
         refusal = Decision.refused(
             "all", f"{model.model_class} is not an SDXL UNet ({model.not_sdxl_because}); passed through untouched"
@@ -113,6 +120,8 @@ def _precision(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
         return None, Decision.kept(name, f"{model.compute_dtype}, as ComfyUI loaded it")
     if settings.precision == model.compute_dtype:
         return None, Decision.kept(name, f"already {model.compute_dtype}")
+    if model.precision_lacks:
+        return None, Decision.refused(name, model.precision_lacks)
     if settings.precision == "fp16" and machine.device_type == "cpu":
         return None, Decision.refused(name, "fp16 was asked for; CPUs compute it slower than fp32 and less exactly")
     if settings.precision == "bf16" and machine.capability is not None and machine.capability < (8, 0):
@@ -143,6 +152,8 @@ def _engine(settings: ModelSettings, machine: MachineFacts, model: ModelFacts, c
     name = "engine"
     if settings.engine == "off":
         return "off", Decision.kept(name, "off, as chosen: ComfyUI's own forward runs")
+    if model.engine_lacks:
+        return "off", Decision.refused(name, model.engine_lacks)
     if model.replaced_by:
         return "off", Decision.refused(
             name, f"another node already replaced the UNet ({model.replaced_by}); remove one of the two"
@@ -207,6 +218,8 @@ def _attention(
     settings: ModelSettings, machine: MachineFacts, model: ModelFacts, compute_dtype: str
 ) -> tuple[str | None, Decision]:
     name = "attention"
+    if model.attention_lacks:
+        return None, Decision.refused(name, model.attention_lacks)
     if model.has_attention_override:
         return None, Decision.kept(name, "another node chose the attention function; it stays in charge")
     if settings.attention == "auto":

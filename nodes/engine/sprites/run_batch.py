@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ...comfy_adapters import progress, sampling, saving
-from ..errors import BadInputError
+from ..errors import BadInputError, PackError
 from .micro_batches import (
     MicroBatchPlan,
     RememberedSizes,
@@ -60,12 +60,16 @@ def draw_sprites(
     """Sample `request.count` sprites; sprite i equals what KSampler draws with seed i for row i of latent and conditioning.
 
     With `draw` set to "while saving" nothing is sampled yet: the batch's stream does it. Raises BadInputError for a latent or sampler that
-    does not fit and OutOfMemoryError if a single sprite is too large.
+    does not fit, OutOfMemoryError if a single sprite is too large and PackError where this ComfyUI lacks what it needs.
     """
     if request.sampler_name not in STEP_NOISE:
         raise BadInputError(
             f"sampler_name is {request.sampler_name!r}, which cannot give each sprite its own noise; choose one of {', '.join(sampler_names())}."
         )
+    if lacks := sampling.lacks(STEP_NOISE[request.sampler_name].value):
+        raise PackError(f"Sprites cannot be drawn with {request.sampler_name}: {lacks}.")
+    if request.draw == "while saving" and (lacks := saving.lacks_blocker()):
+        raise PackError(f"draw cannot be 'while saving': {lacks}; set it to 'now'.")
     latent = sampling.empty_latent(request.width, request.height) if latent is None else latent
     samples = _checked_samples(model, latent, request.count)
     run = _Run(model, positive, negative, samples, latent.get("noise_mask"), latent.get("batch_index"), request)

@@ -27,9 +27,14 @@ class VaeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class VaeFacts:
-    """The loaded VAE: `not_sdxl_because` is empty for every AutoencoderKL of SDXL's shape (4 latent channels, 8x)."""
+    """The loaded VAE: `not_sdxl_because` is empty for every AutoencoderKL of SDXL's shape (4 latent channels, 8x).
+
+    `lacks` tells what this ComfyUI does not have for any technique, `decoder_lacks` for the decoder; "" when everything is there.
+    """
 
     vae_class: str
+    lacks: str = ""
+    decoder_lacks: str = ""
     not_sdxl_because: str = ""
     dtype: str = "bf16"
     decoder_channels: int = 128
@@ -51,6 +56,8 @@ class VaePlan:
 
 def plan_vae(settings: VaeSettings, machine: MachineFacts, vae: VaeFacts) -> VaePlan:
     """Decide from facts alone what to apply to `vae` on `machine`."""
+    if vae.lacks:
+        return VaePlan(decisions=(Decision.refused("all", f"{vae.lacks}; passed through untouched"),))
     if vae.not_sdxl_because:
         refusal = Decision.refused(
             "all", f"{vae.vae_class} is not an SDXL VAE ({vae.not_sdxl_because}); passed through untouched"
@@ -103,6 +110,8 @@ def _precision(settings: VaeSettings, machine: MachineFacts, vae: VaeFacts) -> t
         return vae.dtype, Decision.kept(name, f"{vae.dtype}, as ComfyUI loaded it")
     if settings.precision == vae.dtype:
         return vae.dtype, Decision.kept(name, f"already {vae.dtype}")
+    if vae.decoder_lacks:
+        return vae.dtype, Decision.refused(name, f"needs the channels-last decoder: {vae.decoder_lacks}")
     if settings.precision == "bf16" and machine.capability is not None and machine.capability < (8, 0):
         has = f"{machine.capability[0]}.{machine.capability[1]}"
         return vae.dtype, Decision.refused(name, f"bf16 needs compute capability 8.0, this device has {has}")
@@ -115,6 +124,8 @@ def _precision(settings: VaeSettings, machine: MachineFacts, vae: VaeFacts) -> t
 
 def _decoder(settings: VaeSettings, machine: MachineFacts, precision: str, vae: VaeFacts) -> tuple[str, Decision]:
     name = "channels-last decoder"
+    if vae.decoder_lacks:
+        return "stock", Decision.refused(name, vae.decoder_lacks)
     kernels = machine.device_type == "cuda" and not machine.triton_missing and (machine.capability or (0, 0)) >= (8, 0)
     own = "fast" if kernels and precision != "fp32" else "eager"
     if precision != vae.dtype:
