@@ -11,6 +11,7 @@ from .internals import lacking, optional
 core_attention = optional("comfy.ldm.modules.attention")
 openaimodel = optional("comfy.ldm.modules.diffusionmodules.openaimodel")
 patcher_extension = optional("comfy.patcher_extension")
+samplers = optional("comfy.samplers")
 
 KEY = "fast_sprites"
 OWNER = "fast_sprites_owner"  # marks an attention override as this pack's
@@ -172,13 +173,24 @@ def why_not_ours(guider: Any) -> str:
     return f"another node replaced the UNet ({replaced})" if replaced else ""
 
 
+_BETWEEN_CONDS_AND_UNET = (
+    "model_function_wrapper", "sampler_calc_cond_batch_function", "context_handler",
+    "sampler_cfg_function", "sampler_pre_cfg_function", "sampler_post_cfg_function",
+)  # fmt: skip
+
+
 def conditioning_is_constant(guider: Any) -> bool:
-    """Tell whether a cond's cross-attention tensor is the same at every step: nobody stands between the conds and the UNet."""
+    """Tell whether a cond's cross-attention tensor is the same at every step: nobody stands between the conds and the UNet.
+
+    Functions around CFG may ask the model again with a prompt of their own, under the old prompt's uuid.
+    """
     if type(guider).__module__.partition(".")[0] not in ("comfy", "comfy_extras"):
         return False  # a guider of another pack may rewrite its conds between steps
     options = guider.model_options
-    if any(options.get(name) for name in ("model_function_wrapper", "sampler_calc_cond_batch_function", "context_handler")):
+    if any(options.get(name) for name in _BETWEEN_CONDS_AND_UNET) or "apply_model" in vars(guider.model_patcher.model):
         return False
+    if any(getattr(samplers, name).__globals__ is not vars(samplers) for name in ("sampling_function", "calc_cond_batch")):
+        return False  # another pack's, for all models
     transformer_options = options.get("transformer_options", {})
     for kind in (
         patcher_extension.WrappersMP.APPLY_MODEL,
@@ -190,6 +202,11 @@ def conditioning_is_constant(guider: Any) -> bool:
             if any(wrappers and key != KEY for key, wrappers in owner.get(kind, {}).items()):
                 return False
     return True
+
+
+def core_attention_function() -> Any:
+    """Return ComfyUI's attention function of this moment; some packs replace it for all models, between two runs."""
+    return core_attention.optimized_attention
 
 
 def attention_function(name: str | None) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 
 from .internals import optional
+from .weights import author
 
 core_attention = optional("comfy.ldm.modules.attention")
 openaimodel = optional("comfy.ldm.modules.diffusionmodules.openaimodel")
@@ -22,6 +23,12 @@ def describe_unet(unet: Any) -> dict[str, Any]:
         "out": unet.out,
         "model_channels": unet.model_channels,
     }
+
+
+def replaced_forward(stock: Any) -> str:
+    """Tell who replaced the UNet's own `_forward`, as WaveSpeed's First Block Cache does for the length of a call; empty if nobody."""
+    plain = getattr(stock, "__func__", None) is openaimodel.UNetModel._forward
+    return "" if plain else f"another node replaced what the UNet computes{author(stock)}"
 
 
 def _layers(block: Any) -> tuple[tuple[str, Any], ...]:

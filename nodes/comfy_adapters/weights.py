@@ -14,36 +14,67 @@ from .internals import optional
 management = optional("comfy.model_management")
 ops = optional("comfy.ops")
 
-CONVOLUTION_COPIES_BYTES = 700 * 1024**2
+# Under DynamicVRAM modules up to 16 KiB are loaded at once, in the checkpoint's dtype, and cast at every call.
+SMALL_BYTES = 16 * 1024
 
 
 class NotResidentError(Exception):
     """The engine cannot stand in for the model as it is now; the message says why."""
 
 
+_COMPUTING = ("forward", "_forward", "_conv_forward", "forward_comfy_cast_weights")
+
+
 def require_plain_modules(model: torch.nn.Module) -> None:
     """Raise NotResidentError if somebody replaced what a module of `model` computes: the engine would not call it.
 
-    Bypass LoRA, AnimateDiff and circular padding for tiled textures do this after the fact, some only inside a step.
+    Bypass LoRA, AnimateDiff, block swapping and circular padding for tiled textures do this after the fact, some only inside a step.
     """
-    for name, module in model.named_modules():
+    by_class: dict[type, str] = {}
+    for path, module in model.named_modules():
+        name = path or "the UNet"
         own: dict[str, Any] = vars(module)
-        replaced = any(
-            method in own and getattr(own[method], "__func__", None) is not getattr(type(module), method, None)
-            for method in ("forward", "_conv_forward")
-        )
-        if replaced or module._forward_hooks or module._forward_pre_hooks:
-            raise NotResidentError(f"another node replaced what {name} computes")
+        for method in _COMPUTING:
+            if method in own and getattr(own[method], "__func__", None) is not getattr(type(module), method, None):
+                raise NotResidentError(f"another node replaced what {name} computes{author(own[method])}")
+        for hook in (*module._forward_pre_hooks.values(), *module._forward_hooks.values()):
+            raise NotResidentError(f"another node replaced what {name} computes{author(hook)}")
+        if type(module) not in by_class:
+            by_class[type(module)] = _replaced_in_class(type(module))
+        if by_class[type(module)]:
+            raise NotResidentError(f"another node replaced what {by_class[type(module)]}")
         if getattr(module, "padding_mode", "zeros") != "zeros":
             raise NotResidentError(f"another node set {name} to {module.padding_mode} padding")
 
 
-def require_room(patcher: Any, x: torch.Tensor, extra_bytes: int = 0) -> None:
+def _replaced_in_class(kind: type) -> str:
+    """Name the class among `kind` and its bases whose code was put there by another module, as AnimateDiff does with GroupNorm."""
+    for base in kind.__mro__:
+        for method in _COMPUTING:
+            function = vars(base).get(method)
+            if function is not None and _defined_in(function) not in ("", base.__module__):
+                return f"every {base.__name__} computes{author(function)}"
+    return ""
+
+
+def _defined_in(function: Any) -> str:
+    """Return the module that a Python function was written in, whatever functools.wraps claims; empty for other callables."""
+    return getattr(getattr(function, "__func__", function), "__globals__", {}).get("__name__", "")
+
+
+def author(function: Any) -> str:
+    """Return the name of the pack and module that a function was written in, in brackets; empty for other callables."""
+    name = _defined_in(function)
+    # ComfyUI names a pack's module after its folder, with the whole path.
+    return f" ({name.replace(chr(92), '/').rpartition('/')[2]})" if name else ""
+
+
+def require_room(patcher: Any, x: torch.Tensor, extra_bytes: int) -> None:
     """Raise NotResidentError if every weight and `extra_bytes` would leave too little memory for a step; `x` is the UNet's input."""
     if x.device.type != "cuda":
         return
     missing_bytes = max(0, patcher.model_size() - patcher.loaded_size())
-    needed_bytes = missing_bytes + CONVOLUTION_COPIES_BYTES + extra_bytes + patcher.memory_required([x.shape[0], *x.shape[1:]])
+    needed_bytes = missing_bytes + extra_bytes + patcher.memory_required([x.shape[0], *x.shape[1:]])
     free_bytes: Any = management.get_free_memory(x.device)
     if free_bytes < needed_bytes:
         raise NotResidentError(f"{free_bytes / 1024**3:.1f} GiB are free and {needed_bytes / 1024**3:.1f} GiB would be needed")
@@ -84,7 +115,9 @@ class HeldWeights:
         if weight.device != device or (bias is not None and bias.device != device):
             raise NotResidentError(f"{name} is kept in system memory")
         if weight.dtype != dtype or (bias is not None and bias.dtype != dtype):
-            raise NotResidentError(f"{name} is {weight.dtype}, computing is {dtype}")
+            if weight.numel() * weight.element_size() > SMALL_BYTES:
+                raise NotResidentError(f"{name} is {weight.dtype}, computing is {dtype}")
+            weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
         return weight, bias
 
     def release(self) -> None:
@@ -94,6 +127,11 @@ class HeldWeights:
             ops.uncast_bias_weight(module, None, None, token)
 
 
+def loads_on_demand(patcher: Any, device: torch.device) -> bool:
+    """Tell whether ComfyUI loads the model's weights as they are asked for, and can take them back one by one (DynamicVRAM)."""
+    return device in getattr(patcher.model, "dynamic_vbars", {})
+
+
 def evict_unheld(patcher: Any, device: torch.device) -> None:
     """Give back the device memory of every weight that nobody holds, where ComfyUI loads weights on demand (DynamicVRAM).
 
@@ -101,5 +139,6 @@ def evict_unheld(patcher: Any, device: torch.device) -> None:
     """
     vbar = getattr(patcher.model, "dynamic_vbars", {}).get(device)
     if vbar is not None:
+        torch.cuda.synchronize(device)  # kernels may still read what goes
         vbar.free_memory(vbar.loaded_size())
         vbar.prioritize()  # freeing also closes the address range that was freed to new weights

@@ -93,8 +93,7 @@ def graphs(pack_nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def optimized(pack_nodes: dict[str, Any], tiny_sdxl: LoadedCheckpoint, graphs: Any) -> Any:
-    """The tiny model on the eager engine with graphs, which a plan for a CPU would refuse."""
-    from .optimized import package
+    """The tiny model on the eager engine with graphs."""
+    from .optimized import with_graphs
 
-    plan = package(pack_nodes, "engine.model.plan").ModelPlan(engine="eager", cuda_graph=True)
-    return package(pack_nodes, "engine.model.apply_model_plan").apply_model_plan(tiny_sdxl.model, plan, "3")
+    return with_graphs(pack_nodes, tiny_sdxl.model)

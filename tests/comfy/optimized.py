@@ -44,6 +44,12 @@ def optimize(pack_nodes: dict[str, Any], model: Any, **choices: str) -> tuple[An
     return output.args
 
 
+def with_graphs(pack_nodes: dict[str, Any], model: Any) -> Any:
+    """Put the eager engine on a clone of `model`, with graphs, which a plan for a CPU would refuse."""
+    plan = package(pack_nodes, "engine.model.plan").ModelPlan(engine="eager", cuda_graph=True)
+    return package(pack_nodes, "engine.model.apply_model_plan").apply_model_plan(model, plan, "3")
+
+
 def relative_error(out: torch.Tensor, expected: torch.Tensor) -> float:
     return (torch.linalg.vector_norm(out - expected) / torch.linalg.vector_norm(expected)).item()
 

@@ -5,10 +5,12 @@ from typing import Any
 import pytest
 import torch
 
+from ..neighbour_packs import PACKS
 from ..neighbours import AROUND, CALLED, add_bypass_lora, patched
-from .optimized import STEPS, TOLERANCE, check_equal, optimize, relative_error, sample
+from .optimized import STEPS, TOLERANCE, check_equal, optimize, relative_error, sample, with_graphs
 
 NEIGHBOURS = CALLED | AROUND
+SMALL = {"width": 64, "height": 64, "batch": 2}
 
 
 @pytest.mark.parametrize("kind", list(NEIGHBOURS))
@@ -83,3 +85,45 @@ def test_gradients_of_another_node_flow_through_comfyuis_forward(comfyui, pack_n
     assert watch.count == 0
     assert len(gradients) == STEPS
     assert min(gradients) > 0
+
+
+@pytest.mark.parametrize("order", ["before", "after"])
+@pytest.mark.parametrize("name", list(PACKS))
+def test_whole_packs(comfyui, pack_nodes, tiny_sdxl, optimized, watch, conds, monkeypatch, caplog, name, order):
+    """The engine has drawn and captured this shape before the other pack comes."""
+    plain = sample(comfyui, tiny_sdxl.model, conds, **SMALL)
+    assert relative_error(sample(comfyui, optimized, conds, **SMALL), plain) < TOLERANCE
+    pack = PACKS[name]
+    with monkeypatch.context() as patches:
+        stock = tiny_sdxl.model.clone()
+        pack.add(stock, patches)
+        expected = sample(comfyui, stock, conds, **SMALL)
+    assert relative_error(expected, plain) > 50 * TOLERANCE
+    forwards = watch.count
+    with monkeypatch.context() as patches, caplog.at_level("INFO", "fast_sprites"):
+        ours = tiny_sdxl.model.clone() if order == "before" else optimized.clone()
+        pack.add(ours, patches)
+        got = sample(comfyui, with_graphs(pack_nodes, ours) if order == "before" else ours, conds, **SMALL)
+    if pack.says:
+        assert pack.says in caplog.text
+        assert torch.equal(got, expected)
+        assert watch.count == forwards
+    else:
+        assert relative_error(got, expected) < TOLERANCE
+        assert watch.count > forwards, caplog.text
+    assert torch.equal(sample(comfyui, tiny_sdxl.model, conds, **SMALL), plain)
+    assert relative_error(sample(comfyui, optimized, conds, **SMALL), plain) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["KJNodes: global attention", "GroupNorm of all models"])
+def test_what_is_replaced_for_all_models_between_two_runs_of_one(comfyui, tiny_sdxl, optimized, conds, monkeypatch, name):
+    """Nothing was unloaded in between that would have let the engine begin anew."""
+    add = PACKS[name].add
+    with monkeypatch.context() as patches:
+        add(tiny_sdxl.model, patches)
+        expected = sample(comfyui, tiny_sdxl.model, conds, **SMALL)
+    plain = sample(comfyui, optimized, conds, **SMALL)
+    with monkeypatch.context() as patches:
+        add(optimized, patches)
+        assert relative_error(sample(comfyui, optimized, conds, **SMALL), expected) < TOLERANCE
+    assert relative_error(sample(comfyui, optimized, conds, **SMALL), plain) < TOLERANCE

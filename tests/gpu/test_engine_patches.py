@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from ..neighbour_packs import PACKS
 from ..neighbours import AROUND, CALLED, add_bypass_lora, patched
 from .conftest import NODES, WHY_NOT
 
@@ -83,3 +84,22 @@ def test_injected_code_is_left_to_comfyui(tiny, conds, watch):
     assert torch.equal(sample(later, conds), expected)
     assert (watch.engine, watch.stock) == (0, STEPS)
     assert relative_error(sample(ours, conds), plain) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", list(PACKS))
+def test_whole_packs(tiny, conds, watch, monkeypatch, caplog, name):
+    """After the engine has drawn and captured: stock's picture with that pack, or a refusal that names it."""
+    plain = sample(tiny.model, conds, batch=2)
+    with monkeypatch.context() as patches:
+        stock = tiny.model.clone()
+        PACKS[name].add(stock, patches)
+        expected = sample(stock, conds, batch=2)
+    ours = optimize(tiny.model)[0]
+    assert relative_error(sample(ours, conds, batch=2), plain) < TOLERANCE
+    with monkeypatch.context() as patches, caplog.at_level("INFO", "fast_sprites"):
+        later = ours.clone()
+        PACKS[name].add(later, patches)
+        got = sample(later, conds, batch=2)
+    assert PACKS[name].says in caplog.text
+    assert relative_error(got, expected) < TOLERANCE
+    assert torch.equal(sample(tiny.model, conds, batch=2), plain)

@@ -10,12 +10,20 @@ from torch import Tensor
 
 from ...comfy_adapters import model_patcher, unet
 from ...comfy_adapters.sampling import is_out_of_memory, release_cached_memory
-from ...comfy_adapters.weights import HeldWeights, NotResidentError, evict_unheld, require_plain_modules, require_room
+from ...comfy_adapters.weights import (
+    HeldWeights,
+    NotResidentError,
+    evict_unheld,
+    loads_on_demand,
+    require_plain_modules,
+    require_room,
+)
 from ..kernels.ops import engine_ops
 from ..unet.forward import BLOCK_PATCHES, StockPieces, UNetForward
-from ..unet.fp8 import Fp8Weights, fp8_linears
+from ..unet.fp8 import fp8_linears
 from ..unet.graphs import CaptureError, GraphCache, own_control, shape_key
-from ..unet.layout import UNetLayout
+from ..unet.layout import UNetLayout, self_attention_inputs
+from ..unet.own_weights import OwnWeights
 from ..unet.prepared import PreparedWeights
 from .plan import ModelPlan
 
@@ -25,6 +33,8 @@ STOCK = StockPieces(unet.stock_layer, unet.stock_attention, unet.time_features, 
 # Largest relative difference between the two forwards at which the engine trusts itself. Two cuDNN algorithms differ by 1e-3 in fp16.
 TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 4e-2, torch.float32: 1e-3}
 FP8_TOLERANCE = 8e-2  # 4e-2 to 5e-2 were measured with random weights
+# Weights that the engine copies pile up beside their originals by this much before those are given back.
+EVICT_EVERY_BYTES = 256 * 1024**2
 VIDEO_ARGUMENTS = ("num_video_frames", "image_only_indicator", "time_context")
 # Every patch by which another node's Python runs inside the forward; a graph would replay its first answer for ever.
 CALLED_PATCHES = (
@@ -67,13 +77,14 @@ class UNetEngine:
         self._notify = notify
         self._ops = engine_ops(plan.engine)
         self._run: _Run | None = None
+        self._core_attention: Any = None
         self.release()
 
     def release(self) -> None:
         """Drop prepared weights, graphs and what was found out about them."""
         self._unet: Any = None
-        self._fp8 = Fp8Weights(())
-        self._fp8_version: Hashable = None
+        self._own = OwnWeights()
+        self._own_version: Hashable = None
         self._forget_forward()
 
     def _forget_forward(self) -> None:
@@ -122,37 +133,46 @@ class UNetEngine:
         """Stand in for UNetModel._forward; `stock` is that method."""
         options: dict[str, Any] = {} if transformer_options is None else transformer_options
         run = self._run
+        if run is not None and not run.stock_because and (why := unet.replaced_forward(stock)):
+            run.step_back(why)
         if run is None or run.stock_because or context is None or any(rest.get(name) is not None for name in VIDEO_ARGUMENTS):
             return stock(x, timesteps, context, y, control, options, **rest)
         if torch.is_grad_enabled() and x.requires_grad:
             run.notes["ComfyUI's own forward ran where another node asked for gradients"] = None
             return stock(x, timesteps, context, y, control, options, **rest)
-        out, why = None, ""
         try:
-            out = self._checked(run, stock, model, x, timesteps, context, y, control, options)
+            return self._checked(run, stock, model, x, timesteps, context, y, control, options)
         except NotResidentError as error:
             why = str(error)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             why = "no memory left for the engine"
-        if out is not None:
-            return out
         # Only here are the failed attempt's tensors gone: the exception held its frames.
-        if why:
-            run.step_back(why)
-            self.release()
-            release_cached_memory()
+        run.step_back(why)
+        self.release()
+        release_cached_memory()
         return stock(x, timesteps, context, y, control, options, **rest)
 
     def _checked(
         self, run: _Run, stock: Callable[..., Tensor], model: Any, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None,
         control: Any, options: dict[str, Any],
-    ) -> Tensor | None:  # fmt: skip
-        """Return the engine's output; on a shape's first step compare with ComfyUI's, and return None if they disagree."""
-        forward = self._prepare(run, model, x)
+    ) -> Tensor:  # fmt: skip
+        """Return the engine's output; on a shape's first step compare with ComfyUI's, and return that if they disagree."""
         key = shape_key(x, context, y, control)
         calls = _calls_python(options)
+        expected: Tensor | None = None
+        if not calls and key not in self._verified:
+            # ComfyUI's goes first: what it loads is given back before the engine adds memory of its own.
+            expected = stock(x, timesteps, context, y, own_control(control), dict(options))
+        try:
+            forward = self._prepare(run, model, x)
+        except NotResidentError as error:
+            if expected is None:
+                raise
+            run.step_back(str(error))
+            self.release()
+            return expected
         if calls:
             run.notes[f"no CUDA graph: {calls} of another node is called at every step"] = None
             # not compared: a patch that counts its calls must be called once
@@ -161,10 +181,10 @@ class UNetEngine:
             if not self._plan.cuda_graph or self._no_graph_because:
                 return forward(x, timesteps, context, y, own_control(control), options)
             return self._replay(run, forward, key, x, timesteps, context, y, control, options)
+        if expected is None:  # the weights turned out to have moved
+            expected = stock(x, timesteps, context, y, own_control(control), dict(options))
+        evict_unheld(run.patcher, x.device)
         out = forward(x, timesteps, context, y, own_control(control), dict(options))
-        expected = stock(x, timesteps, context, y, own_control(control), dict(options))
-        if self._plan.fp8:
-            evict_unheld(run.patcher, x.device)
         difference = (torch.linalg.vector_norm((out - expected).float()) / torch.linalg.vector_norm(expected.float())).item()
         tolerance = FP8_TOLERANCE if self._plan.fp8 else TOLERANCE[out.dtype]
         if difference <= tolerance:
@@ -174,7 +194,7 @@ class UNetEngine:
             return out
         allowed = f"allowed {tolerance:.0e}"
         run.step_back(f"the engine's first step differed from ComfyUI's by {difference:.1e} ({allowed})")
-        return None
+        return expected
 
     def _replay(
         self, run: _Run, forward: UNetForward, key: Hashable, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None,
@@ -202,20 +222,24 @@ class UNetEngine:
             run.release()
         if run.held is None:
             require_plain_modules(model)
+            attention = model_patcher.core_attention_function()
+            if attention is not self._core_attention:
+                self._forget_forward()
+                self._core_attention = attention
             layout = self._forward.layout if self._forward is not None else UNetLayout(**unet.describe_unet(model))
-            if self._plan.fp8 and not self._fp8.groups:
-                self._fp8 = Fp8Weights(fp8_linears(layout))
+            on_demand = loads_on_demand(run.patcher, x.device)
+            if not self._own.groups:
+                self._own = self._choose_own(layout, join=on_demand)
             if self._forward is None:
-                require_room(run.patcher, x, self._fp8.nbytes)
-            own = {linear for group in self._fp8.groups for linear in group}
-            run.held = HeldWeights([m for m in layout.weighted_modules() if m not in own], x.device, x.dtype)
-            requantized = self._quantize(run, x)
+                require_room(run.patcher, x, EVICT_EVERY_BYTES if on_demand else self._own.nbytes(x.dtype))
+            run.held = HeldWeights([m for m in layout.weighted_modules() if m not in self._own.modules], x.device, x.dtype)
+            own_changed = self._take_own(run, x)
             change = "moved"
             if self._forward is not None:
-                change = self._forward.prepared.update(run.held.weights, fp8_changed=requantized)
+                change = self._forward.prepared.update(run.held.weights, own_changed=own_changed)
             if change == "moved":
                 self._forget_forward()
-                prepared = PreparedWeights(layout, run.held.weights, self._fp8)
+                prepared = PreparedWeights(layout, run.held.weights, self._own)
                 attend = model_patcher.attention_function(self._plan.attention)
                 self._forward = UNetForward(layout, self._ops, prepared, STOCK, attend)
             elif change == "changed" and self._graphs is not None:
@@ -223,19 +247,31 @@ class UNetEngine:
         assert self._forward is not None
         return self._forward
 
-    def _quantize(self, run: _Run, x: Tensor) -> bool:
-        """Bring the FP8 weights up to date with the run's LoRA, one layer at a time; tell whether they changed."""
+    def _choose_own(self, layout: UNetLayout, *, join: bool) -> OwnWeights:
+        """Choose the weights to copy; `join` where the originals can be given back, or joining would hold them twice."""
+        quantized = fp8_linears(layout) if self._plan.fp8 else []
+        inputs = [self_attention_inputs(block) for block in layout.transformer_blocks()] if join else []
+        return OwnWeights(quantized, [group for group in inputs if group not in quantized], layout.convolutions())
+
+    def _take_own(self, run: _Run, x: Tensor) -> bool:
+        """Bring the engine's own weights up to date with the run's LoRA; tell whether they changed."""
         version = model_patcher.weights_version(run.patcher)
-        if version == self._fp8_version or not self._fp8.groups:
+        if version == self._own_version:
             return False
-        self._fp8_version = None  # an error on the way leaves weights of two versions
-        for group in self._fp8.groups:
+        self._own_version = None  # an error on the way leaves weights of two versions
+        taken_bytes = 0
+        for group in self._own.groups:
             held = HeldWeights(group, x.device, x.dtype)
             try:
-                self._fp8.take(group, *zip(*(held.weights[linear] for linear in group), strict=True))
+                weights, biases = zip(*(held.weights[module] for module in group), strict=True)
+                self._own.take(group, weights, biases)
             finally:
                 held.release()
-        self._fp8_version = version
+            taken_bytes += sum(weight.numel() * weight.element_size() for weight in weights)
+            if taken_bytes > EVICT_EVERY_BYTES:
+                evict_unheld(run.patcher, x.device)
+                taken_bytes = 0
+        self._own_version = version
         evict_unheld(run.patcher, x.device)
         return True
 
