@@ -139,6 +139,7 @@ def evict_unheld(patcher: Any, device: torch.device) -> None:
     """
     vbar = getattr(patcher.model, "dynamic_vbars", {}).get(device)
     if vbar is not None:
-        torch.cuda.synchronize(device)  # kernels may still read what goes
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # kernels may still read what goes
         vbar.free_memory(vbar.loaded_size())
         vbar.prioritize()  # freeing also closes the address range that was freed to new weights

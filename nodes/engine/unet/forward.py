@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ..kernels.ops import TorchOps, nchw, nhwc
 from ..kernels.reference import Fp8Rows
-from .layout import Block, UNetLayout
+from .layout import Block, UNetLayout, self_attention_inputs
 from .prepared import PreparedWeights
 
 KeysValues = dict[Any, tuple[Tensor, Tensor]]
@@ -127,29 +127,28 @@ class UNetForward:
         return self._linear(layers[2], F.silu(self._linear(layers[0], x)))
 
     def _linear(self, module: Any, x: Tensor | Fp8Rows) -> Tensor:
-        fp8 = self.prepared.fp8
-        if module in fp8.weights:
-            return self._fp8_linear(module, x, fp8.biases[module])
+        bias = self.prepared.bias(module)
+        if module in self.prepared.own.fp8:
+            return self._fp8_linear(module, x, bias)
         assert isinstance(x, Tensor)
-        weight, bias = self.prepared.weights[module]
-        return self.ops.linear(x, weight, bias)
+        return self.ops.linear(x, self.prepared.weight(module), bias)
 
     def _fp8_linear(self, module: Any, x: Tensor | Fp8Rows, bias: Tensor | None) -> Tensor:
         rows = self.ops.quantize_rows(x) if isinstance(x, Tensor) else x
-        return self.ops.fp8_linear(rows, self.prepared.fp8.weights[module], bias, self.prepared.dtype)
+        return self.ops.fp8_linear(rows, self.prepared.own.fp8[module], bias, self.prepared.dtype)
 
     def _linear_onto(self, tokens: Tensor, module: Any, x: Tensor | Fp8Rows) -> tuple[Tensor, Tensor | None]:
         """Add the module's product, without its bias, to `tokens` in place; an FP8 product is returned for the next reader to add."""
-        if module in self.prepared.fp8.weights:
+        if module in self.prepared.own.fp8:
             return tokens, self._fp8_linear(module, x, None)
         assert isinstance(x, Tensor)
-        return self.ops.linear_onto(tokens, x, self.prepared.weights[module][0]), None
+        return self.ops.linear_onto(tokens, x, self.prepared.weight(module)), None
 
     def _head(self, h: Tensor) -> Tensor:
         norm, _, conv = self.layout.out
         normed = self._group_norm(norm, nhwc(h))
-        weight = self.prepared.conv_weights[conv]
-        return F.conv2d(nchw(normed), weight, self.prepared.weights[conv][1], padding=conv.padding).contiguous()
+        weight, bias = self.prepared.weight(conv), self.prepared.bias(conv)
+        return F.conv2d(nchw(normed), weight, bias, padding=conv.padding).contiguous()
 
     def _group_norm(
         self, module: Any, x: Tensor, *, second: Tensor | None = None, add: Tensor | None = None, silu: bool = True
@@ -160,7 +159,7 @@ class UNetForward:
 
     def conv(self, module: Any, x: Tensor) -> Tensor:
         """Return the convolution of contiguous [N, H, W, C] memory without its bias, as [N, H, W, C]."""
-        return self.ops.conv(x, self.prepared.conv_weights[module], module.stride, module.padding)
+        return self.ops.conv(x, self.prepared.weight(module), module.stride, module.padding)
 
     def resblock(self, layer: Any, x: Tensor, silu_emb: Tensor, second: Tensor | None = None) -> Tensor:
         """Return ResBlock(x, emb) for [N, H, W, C]; the time embedding and conv1's bias enter with the second GroupNorm.
@@ -173,7 +172,7 @@ class UNetForward:
         add = self.ops.linear(silu_emb, emb_weight, emb_bias)
         h = self.conv(conv1, self._group_norm(norm1, x, second=second))
         h = self.conv(conv2, self._group_norm(norm2, h, add=add))
-        return self.ops.add_bias(h, self.prepared.weights[conv2][1], self._shortcut(layer, x, second))
+        return self.ops.add_bias(h, self.prepared.bias(conv2), self._shortcut(layer, x, second))
 
     def _shortcut(self, layer: Any, x: Tensor, second: Tensor | None) -> Tensor:
         """Return what a ResBlock adds to its convolutions: its input, through a 1x1 convolution where channels change."""
@@ -212,17 +211,17 @@ class UNetForward:
         attn1, attn2, project, contract = block.attn1, block.attn2, block.ff.net[0].proj, block.ff.net[2]
         offsets = self.prepared.offsets[block]
         tokens, normed = self._layer_norm(block.norm1, tokens, pending, offsets[0], attn1.to_q)
-        if attn1.to_q in self.prepared.fp8.weights:
+        if attn1.to_q in self.prepared.own.modules:
             q, k, v = self._linear(attn1.to_q, normed).chunk(3, dim=-1)
         else:
-            q, k, v = (self._linear(projection, normed) for projection in (attn1.to_q, attn1.to_k, attn1.to_v))
+            q, k, v = (self._linear(projection, normed) for projection in self_attention_inputs(block))
         tokens, pending = self._linear_onto(tokens, attn1.to_out[0], step.attention(q, k, v, attn1.heads))
         tokens, normed = self._layer_norm(block.norm2, tokens, pending, offsets[1], attn2.to_q)
         k, v = step.cross.get(block) or self.keys_values(block, step.context)
         attended = step.attention(self._linear(attn2.to_q, normed), k, v, attn2.heads)
         tokens, pending = self._linear_onto(tokens, attn2.to_out[0], attended)
         tokens, normed = self._layer_norm(block.norm3, tokens, pending, offsets[2], project)
-        gated = self.ops.geglu(self._linear(project, normed), fp8=contract in self.prepared.fp8.weights)
+        gated = self.ops.geglu(self._linear(project, normed), fp8=contract in self.prepared.own.fp8)
         return self._linear_onto(tokens, contract, gated)
 
     def _layer_norm(
@@ -231,17 +230,17 @@ class UNetForward:
         """Return `x + delta`, and its LayerNorm in the form that the linear layer `reader` takes."""
         weight, bias = self.prepared.weights[module]
         assert bias is not None
-        fp8 = reader in self.prepared.fp8.weights
+        fp8 = reader in self.prepared.own.fp8
         return self.ops.residual_layer_norm(x, delta, offset, weight, bias, module.eps, fp8=fp8)
 
     def upsample(self, layer: Any, x: Tensor, output_shape: Any) -> Tensor:
         """Return Upsample(x) for [N, H, W, C]; `output_shape` is the skip connection's, for odd sizes."""
         size = [x.shape[1] * 2, x.shape[2] * 2] if output_shape is None else list(output_shape[2:4])
-        return self.ops.add_bias(self.conv(layer.conv, self.ops.upsample(x, size)), self.prepared.weights[layer.conv][1], None)
+        return self.ops.add_bias(self.conv(layer.conv, self.ops.upsample(x, size)), self.prepared.bias(layer.conv), None)
 
     def biased_conv(self, module: Any, x: Tensor) -> Tensor:
         """Return the convolution with its bias for [N, H, W, C]."""
-        return self.ops.add_bias(self.conv(module, x), self.prepared.weights[module][1], None)
+        return self.ops.add_bias(self.conv(module, x), self.prepared.bias(module), None)
 
 
 class _Step:

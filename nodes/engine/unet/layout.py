@@ -16,6 +16,11 @@ def residual_linears(block: Any) -> tuple[Any, Any, Any]:
     return block.attn1.to_out[0], block.attn2.to_out[0], block.ff.net[2]
 
 
+def self_attention_inputs(block: Any) -> tuple[Any, Any, Any]:
+    """Return the linears of a BasicTransformerBlock that read the same rows: queries, keys and values of its self-attention."""
+    return block.attn1.to_q, block.attn1.to_k, block.attn1.to_v
+
+
 @dataclass(frozen=True)
 class UNetLayout:
     """Blocks are tuples of (kind, module); kinds are conv, resblock, transformer, downsample, upsample and other."""
@@ -38,6 +43,20 @@ class UNetLayout:
         for kind, layer in self.layers():
             if kind == "transformer":
                 yield from layer.transformer_blocks
+
+    def convolutions(self) -> list[nn.Module]:
+        """Return every convolution that the engine runs as one: not the shortcuts, which are 1x1."""
+        found: list[nn.Module] = [self.out[2]]
+        for kind, layer in self.layers():
+            if kind == "resblock":
+                found += [layer.in_layers[2], layer.out_layers[3]]
+            elif kind == "downsample":
+                found.append(layer.op)
+            elif kind == "upsample":
+                found.append(layer.conv)
+            elif kind == "conv":
+                found.append(layer)
+        return found
 
     def weighted_modules(self) -> list[nn.Module]:
         """Return every module with weights that the engine's own forward reads."""

@@ -1,4 +1,4 @@
-"""Weights in the form that the engine's forward reads: convolutions channels-last, biases folded together.
+"""Weights in the form that the engine's forward reads: some in copies of the engine's own, biases folded together.
 
 A CUDA graph reads addresses, so every tensor here keeps its address while values follow the model: ComfyUI loads norms and small
 biases anew for each run, and writes LoRA into weights that stay where they are.
@@ -9,34 +9,31 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .fp8 import Fp8Weights
 from .layout import UNetLayout, Weights, residual_linears
+from .own_weights import OwnWeights
 
 # Tensors up to this size are copied instead of referred to; all of SDXL's norms and biases together are 2 MiB.
 SMALL_BYTES = 64 * 1024
 
 
 class PreparedWeights:
-    """Copies the 3x3 convolutions (0.6 GiB in SDXL), whose layout differs, and what is small; the rest is the model's own memory.
+    """Copies what is small; the rest is in `own` or in the model's own memory. `weights` are of every module that is not in `own`.
 
     Biases of the linears that add to a transformer's tokens enter all at once with proj_in's, `stream_bias`, so that their products
     need none; `offsets` are what a reader of the tokens has to add to take back those that are not due yet.
     """
 
-    def __init__(self, layout: UNetLayout, weights: Weights, fp8: Fp8Weights | None = None):
+    def __init__(self, layout: UNetLayout, weights: Weights, own: OwnWeights):
         self._layout = layout
-        self.fp8 = fp8 or Fp8Weights(())
+        self.own = own
         self.weights: Weights = {module: (_own(weight), _own(bias)) for module, (weight, bias) in weights.items()}
-        self.conv_weights: dict[Any, Tensor] = {}
         self.skip_weights: dict[Any, tuple[Tensor, Tensor | None]] = {}
         self.embedding_weights: dict[Any, tuple[Tensor, Tensor]] = {}
         self.stream_bias: dict[Any, Tensor] = {}
         self.offsets: dict[Any, Tensor] = {}
         self._remember(weights)
-        for conv in self._convolutions():
-            self.conv_weights[conv] = weights[conv][0].clone(memory_format=torch.channels_last)
         for layer in self._resblocks():
             embedding = layer.emb_layers[1]
             self.embedding_weights[layer] = (self.weights[embedding][0], self._folded_bias(layer))
@@ -51,13 +48,17 @@ class PreparedWeights:
     @property
     def dtype(self) -> torch.dtype:
         """Return what the forward computes in."""
-        return self.conv_weights[self._layout.out[2]].dtype
+        return self.weights[self._layout.out[0]][0].dtype
+
+    def weight(self, module: Any) -> Tensor:
+        """Return a layer's weight, unless it is kept in FP8."""
+        return self.own.plain[module] if module in self.own.plain else self.weights[module][0]
 
     def bias(self, module: Any) -> Tensor | None:
-        """Return a linear layer's bias, whatever its weight is kept in."""
-        return self.fp8.biases[module] if module in self.fp8.biases else self.weights[module][1]
+        """Return a layer's bias, whatever its weight is kept in."""
+        return self.own.biases[module] if module in self.own.biases else self.weights[module][1]
 
-    def update(self, weights: Weights, *, fp8_changed: bool = False) -> str:
+    def update(self, weights: Weights, *, own_changed: bool) -> str:
         """Take over the values of `weights`, the same modules' tensors in another run.
 
         Returns "same", "changed" when values were copied, or "moved" when a tensor that is only referred to has another address:
@@ -70,7 +71,7 @@ class PreparedWeights:
         ]
         if any(not _is_small(weights[m][0]) and self._addresses[m] != weights[m][0].data_ptr() for m in weights):
             return "moved"
-        if not changed and not fp8_changed:
+        if not changed and not own_changed:
             return "same"
         self._remember(weights)
         pairs = [
@@ -79,9 +80,6 @@ class PreparedWeights:
         pairs = [(mine, theirs) for mine, theirs in pairs if theirs is not None and mine.data_ptr() != theirs.data_ptr()]
         if pairs:
             torch._foreach_copy_([mine for mine, _ in pairs], [theirs for _, theirs in pairs])  # pyright: ignore[reportPrivateImportUsage]
-        for module in changed:
-            if module in self.conv_weights:
-                self.conv_weights[module].copy_(weights[module][0])
         for layer in self._resblocks():
             self.embedding_weights[layer][1].copy_(self._folded_bias(layer))
         for layer in self._transformers():
@@ -96,7 +94,7 @@ class PreparedWeights:
         self._addresses = {module: weight.data_ptr() for module, (weight, _) in weights.items()}
 
     def _folded_bias(self, layer: Any) -> Tensor:
-        bias, conv_bias = self.weights[layer.emb_layers[1]][1], self.weights[layer.in_layers[2]][1]
+        bias, conv_bias = self.bias(layer.emb_layers[1]), self.bias(layer.in_layers[2])
         assert bias is not None
         assert conv_bias is not None
         return (bias.float() + conv_bias.float()).to(bias.dtype)
@@ -115,19 +113,6 @@ class PreparedWeights:
 
     def _resblocks(self) -> list[Any]:
         return [layer for kind, layer in self._layout.layers() if kind == "resblock"]
-
-    def _convolutions(self) -> list[nn.Module]:
-        found: list[nn.Module] = [self._layout.out[2]]
-        for kind, layer in self._layout.layers():
-            if kind == "resblock":
-                found += [layer.in_layers[2], layer.out_layers[3]]
-            elif kind == "downsample":
-                found.append(layer.op)
-            elif kind == "upsample":
-                found.append(layer.conv)
-            elif kind == "conv":
-                found.append(layer)
-        return found
 
 
 def _reference(tensor: Tensor | None) -> Callable[[], Tensor | None]:

@@ -2,7 +2,7 @@
 
 import torch
 from fast_sprites.nodes.engine.kernels import reference
-from fast_sprites.nodes.engine.unet.fp8 import Fp8Weights
+from fast_sprites.nodes.engine.unet.own_weights import OwnWeights
 from torch import nn
 
 
@@ -34,14 +34,14 @@ def test_rows_of_zeros_and_the_largest_value():
 
 def test_new_values_keep_their_addresses():
     group = (nn.Linear(16, 32, bias=False), nn.Linear(16, 32, bias=False))
-    weights = Fp8Weights([group])
-    assert weights.nbytes == 2 * 16 * 32
+    weights = OwnWeights(quantized=[group])
+    assert weights.nbytes(torch.float32) == 2 * 16 * 32
     first, second = torch.randn(2, 32, 16), torch.randn(2, 32, 16)
     weights.take(group, first, (None, None))
-    kept = weights.weights[group[0]]
+    kept = weights.fp8[group[0]]
     addresses = kept.values.data_ptr(), kept.scales.data_ptr()
     weights.take(group, second, (None, None))
-    assert weights.weights[group[0]] is kept
+    assert weights.fp8[group[0]] is kept
     assert (kept.values.data_ptr(), kept.scales.data_ptr()) == addresses
     assert relative_error(kept.dequantize(), second.reshape(64, 16)) < 5e-2
     assert weights.biases[group[0]] is None
@@ -49,9 +49,30 @@ def test_new_values_keep_their_addresses():
 
 def test_a_bias_follows():
     group = (nn.Linear(16, 32),)
-    weights = Fp8Weights([group])
+    weights = OwnWeights(quantized=[group])
     for value in (1.0, 2.0):
         weights.take(group, [torch.randn(32, 16)], [torch.full((32,), value)])
         bias = weights.biases[group[0]]
         assert bias is not None
         assert torch.equal(bias, torch.full((32,), value))
+
+
+def test_joined_linears_and_convolutions_follow_too():
+    linears, conv = (nn.Linear(16, 32, bias=False), nn.Linear(16, 8, bias=False)), nn.Conv2d(4, 8, 3)
+    own = OwnWeights(joined=[linears], convolutions=[conv])
+    assert own.nbytes(torch.float16) == 2 * (16 * 40 + 4 * 8 * 9)
+    assert own.modules == {*linears, conv}
+    addresses = set()
+    for _ in range(2):
+        parts, kernel, bias = [torch.randn(32, 16), torch.randn(8, 16)], torch.randn(8, 4, 3, 3), torch.randn(8)
+        own.take(linears, parts, (None, None))
+        own.take((conv,), [kernel], [bias])
+        assert torch.equal(own.plain[linears[0]], torch.cat(parts))
+        assert torch.equal(own.plain[conv], kernel)
+        assert own.plain[conv].is_contiguous(memory_format=torch.channels_last)
+        kept = own.biases[conv]
+        assert kept is not None
+        assert torch.equal(kept, bias)
+        addresses.add((own.plain[linears[0]].data_ptr(), own.plain[conv].data_ptr(), kept.data_ptr()))
+    assert len(addresses) == 1
+    assert bias.data_ptr() not in {a for triple in addresses for a in triple}, "the model's own memory is referred to"

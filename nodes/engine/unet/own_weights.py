@@ -1,0 +1,62 @@
+"""Weights that the engine keeps in a form of its own, so that the model's own need not stay on the device beside them."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.reference import Fp8Rows, quantize_rows
+
+Group = tuple[nn.Module, ...]
+
+
+class OwnWeights:
+    """Copies of the weights of groups of modules, at addresses that stay; biases are copied beside them as they are.
+
+    `quantized` linears go into `fp8`, by rows; `joined` linears, which read the same rows, and single `convolutions`, which become
+    channels-last, into `plain`. All are by the first module of their group, with the group's output channels one after the other.
+    """
+
+    def __init__(self, quantized: Iterable[Group] = (), joined: Iterable[Group] = (), convolutions: Iterable[nn.Module] = ()):
+        self._quantized = frozenset(quantized)
+        self.groups: tuple[Group, ...] = (*self._quantized, *joined, *((conv,) for conv in convolutions))
+        self.modules = frozenset(module for group in self.groups for module in group)
+        self.fp8: dict[Any, Fp8Rows] = {}
+        self.plain: dict[Any, Tensor] = {}
+        self.biases: dict[Any, Tensor | None] = {}
+
+    def nbytes(self, dtype: torch.dtype) -> int:
+        """Return the size of all these weights for a model that computes in `dtype`, taken or not yet."""
+        return sum(
+            module.weight.numel() * (1 if group in self._quantized else dtype.itemsize)
+            for group in self.groups
+            for module in group
+            if isinstance(module.weight, Tensor)
+        )
+
+    def take(self, group: Group, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+        """Copy the group's `weights` [N, K, ...] and `biases` over what was there."""
+        first = group[0]
+        present = [bias for bias in biases if bias is not None]
+        self.biases[first] = _over(self.biases.get(first), torch.cat(present) if present else None)
+        joined = weights[0] if len(weights) == 1 else torch.cat(tuple(weights))
+        if group in self._quantized:
+            fresh, kept = quantize_rows(joined), self.fp8.get(first)
+            self.fp8[first] = kept or fresh
+            if kept is not None:
+                kept.values.copy_(fresh.values)
+                kept.scales.copy_(fresh.scales)
+        elif first in self.plain:
+            self.plain[first].copy_(joined)
+        elif joined.ndim == 4:
+            self.plain[first] = joined.clone(memory_format=torch.channels_last)
+        else:
+            self.plain[first] = joined if joined is not weights[0] else joined.clone()
+
+
+def _over(kept: Tensor | None, fresh: Tensor | None) -> Tensor | None:
+    """Return `kept` with the values of `fresh`, or a copy of those if there is nothing to keep."""
+    if kept is None or fresh is None:
+        return None if fresh is None else fresh.clone()
+    return kept.copy_(fresh)

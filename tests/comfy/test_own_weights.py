@@ -1,0 +1,83 @@
+"""What the engine keeps in a form of its own: it follows LoRA, gives the originals back, and takes what ComfyUI casts at every call."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from .optimized import STEPS, TOLERANCE, optimize, package, relative_error, sample, with_lora
+
+
+class AddressRange:
+    """Stands in for comfy_aimdo's ModelVBAR, which needs a GPU."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def loaded_size(self) -> int:
+        return 9
+
+    def free_memory(self, size: int) -> None:
+        self.calls.append(f"free {size}")
+
+    def prioritize(self) -> None:
+        self.calls.append("open again")
+
+
+@pytest.fixture
+def on_demand(tiny_sdxl: Any, monkeypatch: pytest.MonkeyPatch) -> AddressRange:
+    """Let the tiny model look as if DynamicVRAM loaded its weights one by one."""
+    vbar = AddressRange()
+    monkeypatch.setattr(tiny_sdxl.model.model, "dynamic_vbars", {torch.device("cpu"): vbar}, raising=False)
+    return vbar
+
+
+def test_originals_are_given_back_after_copying_and_after_a_comparison(comfyui, pack_nodes, tiny_sdxl, conds, on_demand):
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
+    for expected in (["free 9", "open again"] * 2, []):
+        on_demand.calls.clear()
+        sample(comfyui, optimized, conds)
+        assert on_demand.calls == expected
+
+
+def test_queries_keys_and_values_are_one_product_where_the_originals_can_go(
+    comfyui, pack_nodes, tiny_sdxl, conds, watch, on_demand, monkeypatch
+):
+    own_weights, made = package(pack_nodes, "engine.unet.own_weights").OwnWeights, []
+    take = own_weights.take
+    monkeypatch.setattr(own_weights, "take", lambda self, group, *pairs: (made.append(group), take(self, group, *pairs)))
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
+    models = (tiny_sdxl.model, with_lora(tiny_sdxl.model, 1.0), tiny_sdxl.model)
+    expected = [sample(comfyui, model, conds) for model in models]
+    assert relative_error(expected[1], expected[0]) > 10 * TOLERANCE
+    for model, picture in zip((optimized, with_lora(optimized, 1.0), optimized), expected, strict=True):
+        assert relative_error(sample(comfyui, model, conds), picture) < TOLERANCE
+    assert any(len(group) == 3 for group in made)
+    assert watch.count == 3 * STEPS
+
+
+def test_without_dynamic_vram_nothing_but_convolutions_is_held_twice(comfyui, pack_nodes, tiny_sdxl, conds, monkeypatch):
+    own_weights, made = package(pack_nodes, "engine.unet.own_weights").OwnWeights, []
+    take = own_weights.take
+    monkeypatch.setattr(own_weights, "take", lambda self, group, *pairs: (made.append(group), take(self, group, *pairs)))
+    sample(comfyui, optimize(pack_nodes, tiny_sdxl.model)[0], conds)
+    assert {len(group) for group in made} == {1}
+    assert all(isinstance(group[0], torch.nn.Conv2d) for group in made)
+
+
+@pytest.mark.parametrize(("channels", "taken"), [(512, True), (16384, False)])
+def test_a_small_module_in_the_checkpoints_dtype_is_cast(comfyui, pack_nodes, channels, taken):
+    import comfy.ops
+
+    adapter = package(pack_nodes, "comfy_adapters.weights")
+    norm: Any = comfy.ops.disable_weight_init.GroupNorm(32, channels, dtype=torch.float16)
+    torch.nn.init.normal_(norm.weight)
+    norm.weight_comfy_model_dtype = torch.float32  # as archive_model_dtypes and a fp16 checkpoint leave a bf16 VAE
+    if not taken:
+        with pytest.raises(adapter.NotResidentError, match="computing is"):
+            adapter.HeldWeights([norm], torch.device("cpu"), torch.float32)
+        return
+    held = adapter.HeldWeights([norm], torch.device("cpu"), torch.float32)
+    weight, bias = held.weights[norm]
+    assert torch.equal(weight, norm.weight.float())
+    assert bias.dtype == torch.float32
