@@ -45,11 +45,12 @@ class OptimizeVAE(io.ComfyNode):
                 io.Vae.Output(display_name="vae", tooltip="The optimised copy, for VAE Decode."),
                 io.String.Output("report", display_name="report", tooltip="What was applied, refused and why."),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def execute(cls, vae, precision, channels_last, pictures_per_pass) -> io.NodeOutput:
         """Return the optimised copy and the report."""
         settings = VaeSettings(precision=precision, channels_last=channels_last, pictures_per_pass=pictures_per_pass)
-        optimized, report = optimize_vae(vae, settings)
+        optimized, report = optimize_vae(vae, settings, cls.hidden.unique_id)
         return io.NodeOutput(optimized, report, ui=ui.PreviewText(report))

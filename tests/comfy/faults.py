@@ -152,7 +152,7 @@ class Scene:
         adapter = package(self._nodes, "comfy_adapters.vae")
         plan = package(self._nodes, "engine.vae.plan").VaePlan(decoder="eager", precision="fp32", pictures_per_pass=2)
         vae = adapter.shallow_copy(self._checkpoint.vae)
-        adapter.set_decode(vae, package(self._nodes, "engine.vae.run_decode").SpriteDecoder(self._checkpoint.vae, plan))
+        adapter.set_decode(vae, package(self._nodes, "engine.vae.run_decode").SpriteDecoder(self._checkpoint.vae, plan, lambda _note: None))
         return vae
 
     def new_folder(self) -> Path:

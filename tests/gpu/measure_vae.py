@@ -6,6 +6,7 @@ COMFYUI_PATH=... python tests/gpu/measure_vae.py CHECKPOINT [--legacy] [--batche
 import argparse
 import asyncio
 import json
+import logging
 import statistics
 import sys
 import time
@@ -32,6 +33,8 @@ import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
 
+logging.basicConfig(level=logging.WARNING)
+logging.getLogger("fast_sprites").setLevel(logging.INFO)  # whether ComfyUI's own decoder stood in
 load_pack()
 from fast_sprites.nodes.engine.vae.apply_vae_plan import optimize_vae  # noqa: E402
 from fast_sprites.nodes.engine.vae.plan import VaeSettings  # noqa: E402
@@ -100,8 +103,8 @@ def profile(decode: Callable[..., torch.Tensor], samples: torch.Tensor) -> None:
 def main() -> None:
     asyncio.run(comfy_nodes.load_custom_node(str(PACK_ROOT / "tests" / "tiny_sdxl" / "comfy_extension")))
     vae: Any = comfy.sd.load_checkpoint_guess_config(args.checkpoint, output_clip=False, output_model=False)[2]
-    optimized, report = optimize_vae(vae, VaeSettings())
-    exact, _ = optimize_vae(vae, VaeSettings(precision="fp32"))
+    optimized, report = optimize_vae(vae, VaeSettings(), "1")
+    exact, _ = optimize_vae(vae, VaeSettings(precision="fp32"), "2")
     print(report)
     side, generator = args.size // 8, torch.Generator().manual_seed(3)
     samples = torch.randn(max(args.batches), 4, side, side, generator=generator)

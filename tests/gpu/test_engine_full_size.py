@@ -14,7 +14,7 @@ if NODES is None:
 import comfy.memory_management
 import comfy.model_management
 
-from .engine_checks import DEVICE, optimize, random_conds, relative_error, sample, with_control, with_lora
+from .engine_checks import DEVICE, device_memory, optimize, random_conds, relative_error, sample, with_control, with_lora
 
 # Of one step at CFG 1, which shows one forward; two cuDNN algorithms differ by 1e-3.
 FORWARD_TOLERANCE = 2e-3
@@ -71,15 +71,16 @@ def test_control_residuals(full, wide_conds, watch):
 
 
 def peak_bytes(model, conds, batch):
-    """Return the peak of torch's memory and DynamicVRAM's together, weights included."""
-    comfy.model_management.unload_all_models()
-    comfy.model_management.soft_empty_cache()
+    """Return the peak of torch's memory in two runs above what was there before, and DynamicVRAM's weights after them."""
+    device_memory()  # unloads, and collects what earlier tests left in cycles
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
         sample(model, conds, width=1024, height=1024, batch=batch, steps=3, cfg=8.0)
     torch.cuda.synchronize()
     dynamic = comfy_aimdo.control.get_total_vram_usage() if comfy.memory_management.aimdo_enabled else 0
-    return torch.cuda.max_memory_allocated() + dynamic
+    print(f"torch {(torch.cuda.max_memory_allocated() - before) / GIB:.2f}, weights on demand {dynamic / GIB:.2f} GiB")
+    return torch.cuda.max_memory_allocated() - before + dynamic
 
 
 @pytest.mark.skipif(DEVICE.type != "cuda", reason="needs torch's figures of a GPU")

@@ -11,6 +11,7 @@ if NODES is None:
     pytest.skip(WHY_NOT, allow_module_level=True)
 
 import comfy.model_management
+from comfy_api.latest import io
 from fast_sprites.nodes.comfy_adapters import vae as vae_adapter
 from fast_sprites.nodes.engine.vae.plan import decode_bytes
 from fast_sprites.nodes.optimize_vae import OptimizeVAE
@@ -25,8 +26,16 @@ def optimize(vae: Any, **choices: Any) -> Any:
     defaults = {i.id: getattr(i, "default", None) for i in OptimizeVAE.define_schema().inputs if i.id != "vae"}
     if ON_CPU:
         defaults["channels_last"] = "on"
-    node: Any = OptimizeVAE.PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    node: Any = OptimizeVAE.PREPARE_CLASS_CLONE({"hidden_inputs": {io.Hidden.unique_id: "3"}})
     return node.execute(vae, **{**defaults, **choices}).args[0]
+
+
+@pytest.fixture(autouse=True)
+def decoder_is_ours(caplog: pytest.LogCaptureFixture) -> Any:
+    """See that ComfyUI's own decoder, which is right by definition, did not stand in for ours."""
+    with caplog.at_level("INFO", "fast_sprites"):
+        yield
+    assert "own decoder ran" not in caplog.text
 
 
 def latents(batch: int, height: int = 16, width: int = 16) -> torch.Tensor:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
+from traceback import clear_frames
 from typing import Any
 
 import torch
@@ -85,7 +86,9 @@ class CapturedForward:
             graph.capture_begin(capture_error_mode="thread_local")
             try:
                 body()
-            except BaseException:
+            except BaseException as error:
+                # What the body's frames hold was allocated in the capture: freeing it later aborts the process (cudaMallocAsync).
+                clear_frames(error.__traceback__)
                 with contextlib.suppress(RuntimeError):  # the capture is invalid already; the body's error is the cause
                     graph.capture_end()
                 raise

@@ -1,9 +1,11 @@
 """Carries a VaePlan out on a copy of the VAE."""
 
 import logging
+from functools import partial
 from typing import Any
 
 from ...comfy_adapters import vae as vae_adapter
+from ...comfy_adapters.progress import send_text
 from ..facts import read_machine_facts
 from ..report import report_text
 from .plan import VaeFacts, VaeSettings, plan_vae
@@ -12,14 +14,17 @@ from .run_decode import SpriteDecoder
 log = logging.getLogger("fast_sprites")
 
 
-def optimize_vae(vae: Any, settings: VaeSettings) -> tuple[Any, str]:
-    """Return an optimised copy of a VAE and the report; `vae` itself is never touched."""
+def optimize_vae(vae: Any, settings: VaeSettings, node_id: str) -> tuple[Any, str]:
+    """Return an optimised copy of a VAE and the report; `vae` itself is never touched.
+
+    What a decode could not do as planned is shown on node `node_id`.
+    """
     machine = read_machine_facts(vae_adapter.load_device(vae))
     plan = plan_vae(settings, machine, VaeFacts(**vae_adapter.describe_vae(vae)))
     report = report_text(machine.label, plan.decisions)
     if not any(decision.applied for decision in plan.decisions):
         return vae, report
     copied = vae_adapter.shallow_copy(vae)
-    vae_adapter.set_decode(copied, SpriteDecoder(vae, plan))
+    vae_adapter.set_decode(copied, SpriteDecoder(vae, plan, partial(send_text, node_id=node_id)))
     log.info("OptimizeVAE: %s", report.replace("\n", "; "))
     return copied, report

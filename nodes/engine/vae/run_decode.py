@@ -23,8 +23,9 @@ TILE_OVERLAP = 8
 class SpriteDecoder:
     """Stands in for VAE.decode on a copy of a VAE; keeps nothing between calls."""
 
-    def __init__(self, vae: Any, plan: VaePlan):
+    def __init__(self, vae: Any, plan: VaePlan, notify: Callable[[str], None]):
         self._vae = vae
+        self._notify = notify
         self._plan = plan
         self._dtype = vae_adapter.DTYPES[plan.precision]
 
@@ -48,15 +49,19 @@ class SpriteDecoder:
 
     def _smaller(self, count: int, tile: int, side: int, error: RuntimeError) -> tuple[int, int]:
         if count > 1:
-            log.info("VAE decode: %d pictures at once did not fit, going on with %d", count, count // 2)
+            self._note(f"{count} pictures at once did not fit, going on with {count // 2}")
             return count // 2, 0
         if tile == MIN_TILE:
             raise OutOfMemoryError(
                 f"Decoding does not fit into memory even in tiles of {8 * MIN_TILE} pixels: {error}"
             ) from error
         smaller = max(MIN_TILE, (tile or side) // 2 // 8 * 8)
-        log.info("VAE decode: one picture did not fit, going on in tiles of %d pixels", 8 * smaller)
+        self._note(f"one picture did not fit, going on in tiles of {8 * smaller} pixels")
         return 0, smaller
+
+    def _note(self, what: str) -> None:
+        log.info("VAE decode: %s", what)
+        self._notify(what)
 
     def _decode(self, samples: Tensor, count: int, tile: int, vae_options: dict[str, Any]) -> Tensor:
         held = None
@@ -77,7 +82,7 @@ class SpriteDecoder:
                 return vae_adapter.decode_tiled(self._vae, samples, decode, self._dtype, tile, TILE_OVERLAP)
             return _to_host(self._pictures(samples, decode, count), samples.shape[0], self._vae)
         except NotResidentError as reason:
-            log.info("VAE decode: ComfyUI's decoder ran, %s", reason)
+            self._note(f"ComfyUI's own decoder ran: {reason}")
             return vae_adapter.core_decode(self._vae, samples, vae_options)
         finally:
             if held is not None:

@@ -22,3 +22,21 @@ def test_kernels_agree_with_the_reference_in_triton_interpreter():
         check=False,
     )
     assert run.stdout.endswith("kernels agree\n"), run.stderr[-3000:]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+def test_kernels_compile_for_cards_that_are_not_here(tmp_path: Path):
+    """The oldest card that has them and GB10; FAST_SPRITES_EVERY_CARD=1 adds those between."""
+    cards = ["80", "121"] + ["86", "89", "90", "120"] * bool(os.environ.get("FAST_SPRITES_EVERY_CARD"))
+    run = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("kernels_for_cards.py")), *cards],
+        env={**os.environ, "TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    lines = [line.split() for line in run.stdout.splitlines()]
+    assert [card for card, *_ in lines] == cards, run.stderr[-3000:]
+    for card, *kernels in lines:
+        assert len(kernels) == (9 if int(card) >= 89 else 7), kernels
