@@ -43,10 +43,13 @@ def add_post(path: str, answer: Callable[[Any], Any]) -> None:
         if request.content_type != "application/json":
             return _refusal("The body must be sent as application/json.", status=415)
         body = b""
-        async for chunk in request.content.iter_chunked(MAX_BODY_BYTES):
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                return _refusal(f"The body has more than {MAX_BODY_BYTES} bytes.", status=413)
+        try:
+            async for chunk in request.content.iter_chunked(MAX_BODY_BYTES):
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    return _refusal(f"The body has more than {MAX_BODY_BYTES} bytes.", status=413)
+        except web.RequestPayloadError:
+            return _refusal("The body cannot be unpacked as its Content-Encoding says.")
         try:
             parsed = json.loads(body)
         except (ValueError, RecursionError):

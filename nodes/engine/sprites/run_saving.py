@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import time
 import uuid
@@ -26,9 +27,13 @@ from .prompts import SpritePrompt
 from .restore import edit_prompt, edit_workflow, single_sprite_edits
 from .run_batch import SpriteStream
 
+log = logging.getLogger("fast_sprites")
+
 FORMATS = ("png", "webp")
 
 _WEBP_MAX_PIXELS = 16383
+_LONGEST_KEYWORD = 79
+"""Of a PNG's text: https://www.w3.org/TR/png-3/#11keywords."""
 _THREADS = min(8, os.cpu_count() or 1)
 _MAX_WAITING = 2 * _THREADS
 """Pictures that are being encoded or wait for it."""
@@ -120,7 +125,7 @@ class _Writer:
         self._count, self._size = count, (width, height)
         self._output = Path(saving.output_folder())
         self._free = BoundedSemaphore(_MAX_WAITING)
-        self._futures: list[Future[Path]] = []
+        self._futures: list[Future[tuple[Path, bool]]] = []
         self._names = [self._name(i).rpartition("/") for i in range(count)]
         for subfolder in {subfolder for subfolder, _, _ in self._names}:
             _prepare(self._output, subfolder)
@@ -167,13 +172,24 @@ class _Writer:
         """Where all the sprites went; raises PackError if the disk has refused one."""
         self._raise_refusal()
         ui_images = [
-            {"filename": future.result().name, "subfolder": subfolder, "type": "output"}
+            {"filename": future.result()[0].name, "subfolder": subfolder, "type": "output"}
             for future, (subfolder, _, _) in zip(self._futures, self._names, strict=True)
         ]
         seconds = time.perf_counter() - self._started
         method = f"PNG, {deflate()[0]}" if self._request.file_format == "png" else "WebP, lossless"
         names = "\n".join(str(Path(image["subfolder"], image["filename"])) for image in ui_images)
-        return SavedSprites(ui_images, f"{self._count} sprites saved in {seconds:.1f} s ({method})\n{names}")
+        return SavedSprites(ui_images, f"{self._count} sprites saved in {seconds:.1f} s ({method})\n{self._doubts()}{names}")
+
+    def _doubts(self) -> str:
+        """A line on pictures that were no numbers, and are black or white where they were not; empty if there are none."""
+        numbers = ", ".join(str(self._request.first_index + i) for i, f in enumerate(self._futures) if not f.result()[1])
+        if not numbers:
+            return ""
+        log.warning("SaveSprites %s: NaN or infinite values in sprite %s", self._request.node_id, numbers)
+        return (
+            f"NaN or infinite values in sprite {numbers}, black or white there: check the VAE (SDXL's own overflows in fp16) and the "
+            "model, and draw again.\n"
+        )
 
 
 def _check(count: int, height: int, width: int, channels: int, request: SavingRequest) -> None:
@@ -185,6 +201,11 @@ def _check(count: int, height: int, width: int, channels: int, request: SavingRe
         raise BadInputError(f"The pictures have {channels} channels; 1 (grey), 3 (RGB) or 4 (RGBA) can be saved.")
     if request.file_format == "webp" and max(height, width) > _WEBP_MAX_PIXELS:
         raise BadInputError(f"The pictures are {width}x{height} pixels, WebP ends at {_WEBP_MAX_PIXELS}; set format to png.")
+    for key in request.extra_pnginfo or {}:
+        if not 1 <= len(key) <= _LONGEST_KEYWORD or not key.isascii() or not key.isprintable():
+            raise BadInputError(
+                f"extra_pnginfo has the key {key[:40]!r}; a picture takes 1 to {_LONGEST_KEYWORD} characters of ASCII as a key."
+            )
     for name, values, source in (("seeds", request.seeds, "BatchSpriteSampler"), ("prompts", request.prompts, "SpritePrompts")):
         if values is not None and len(values) != count:
             raise BadInputError(
@@ -221,14 +242,16 @@ def _texts(i: int, request: SavingRequest) -> dict[str, str]:
     return texts
 
 
-def _save(picture: torch.Tensor, folder: Path, stem: str, texts: dict[str, str], file_format: str) -> Path:
-    # The same arithmetic as ComfyUI's SaveImage, so that the pixels are the same.
-    pixels = np.clip(255.0 * picture.cpu().numpy(), 0, 255).astype(np.uint8)
+def _save(picture: torch.Tensor, folder: Path, stem: str, texts: dict[str, str], file_format: str) -> tuple[Path, bool]:
+    """Write the file; returns its path and whether the picture held numbers alone."""
+    values = picture.cpu().numpy()
+    # The same arithmetic as ComfyUI's SaveImage, so that the pixels are the same; it leaves NaN to the processor, here it is black.
+    pixels = np.nan_to_num(np.clip(255.0 * values, 0, 255), copy=False).astype(np.uint8)
     data = encode_png(pixels, texts) if file_format == "png" else _encode_webp(pixels, texts)
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.write_bytes(data)
-        return publish(temporary, folder, stem, f".{file_format}")
+        return publish(temporary, folder, stem, f".{file_format}"), bool(np.isfinite(values).all())
     finally:
         temporary.unlink(missing_ok=True)
 
