@@ -34,8 +34,8 @@ class Card:
     def get_current_target(self) -> GPUTarget:
         return self.target
 
-    def get_current_device(self) -> int:
-        return self.target.arch
+    def get_current_device(self) -> str:
+        return str(self.target.arch)  # Triton keeps what it compiled by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
