@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, TypeVar, cast, get_type_hints
 
 from ...engine.errors import PackError
 from ..documents import fits, read_json
+from ..files import write_durably
 
 SCHEMA = "fast-sprites-bench"
 VERSION = 1
@@ -148,11 +148,9 @@ class Record:
         return json.dumps({"schema": SCHEMA, "version": VERSION, **dataclasses.asdict(self)}, indent=1) + "\n"
 
     def write(self, path: Path) -> None:
-        """Write the file, whole or not at all."""
+        """Write the file, whole or not at all; raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(f"{path.name}.tmp")
-        unfinished.write_text(self.to_json(), encoding="utf-8")
-        os.replace(unfinished, path)
+        write_durably(path, self.to_json().encode())
 
 
 def without_folder(argument: str) -> str:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -14,6 +13,7 @@ from typing import Any, get_type_hints
 
 from ...engine.errors import BadInputError, PackError
 from ..documents import fits, parse_json
+from ..files import write_durably
 from ..pack import pack_version
 from .request import FORMATS, GenerateRequest, Job, Sprite
 
@@ -175,7 +175,7 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            self._file = path.open("r+b")
+            self._file = path.open("r+b", buffering=0)  # so that nothing waits for the disk to have room again
         except OSError as error:
             raise ManifestError(f"{path} cannot be written ({error.strerror}): change its rights.") from error
         if sys.platform != "win32":  # there a manifest is not guarded against a second writer
@@ -192,25 +192,33 @@ class _Lines:
 
     def read(self) -> Iterator[dict[str, Any]]:
         """Each record; the rest of a line that was cut short is removed."""
-        self._file.seek(0)
         end = 0
-        for number, line in enumerate(self._file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            end += len(line)
-            try:
-                record = parse_json(line)
-                record["kind"]
-            except (ValueError, TypeError, KeyError) as error:
-                raise _damaged(self._path, number) from error
-            yield record
+        with self._path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                end += len(line)
+                try:
+                    record = parse_json(line)
+                    record["kind"]
+                except (ValueError, TypeError, KeyError) as error:
+                    raise _damaged(self._path, number) from error
+                yield record
         self._file.truncate(end)
         self._file.seek(end)
 
     def append(self, record: dict[str, Any]) -> None:
-        self._file.write(_line(record))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        end = self._file.tell()
+        rest = memoryview(_line(record))
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]  # less than all where the disk is full
+            os.fsync(self._file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+                self._file.seek(end)
+            raise
 
     def close(self) -> None:
         self._file.close()
@@ -241,24 +249,3 @@ def _request_of(header: dict[str, Any] | None, path: Path) -> GenerateRequest:
     except (AttributeError, TypeError, KeyError, BadInputError) as error:
         raise _damaged(path, 1) from error
     raise _damaged(path, 1)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file so that under its name there is, whatever happens, nothing, the old file or the whole new one. Raises OSError."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    if sys.platform != "win32":  # which cannot open a folder, and needs not
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)

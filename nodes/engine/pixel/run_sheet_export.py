@@ -1,5 +1,6 @@
 """Saves a sheet and its descriptions into ComfyUI's output folder."""
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...comfy_adapters import folders
+from ..errors import PackError
 from ..sprites.file_names import relative_parts
 from .batch import to_image, to_masks, to_pictures
 from .grid import PixelGrid
@@ -103,8 +105,11 @@ def export_sheet(
         contents[f"{stem}.tres"] = godot_sprite_frames(
             layout, len(frames), animation=filename, image=f"{stem}.png", frame_ms=options.frame_ms
         ).encode()
-    for name, content in contents.items():
-        _write_whole(os.path.join(folder, name), content)
+    try:
+        for name, content in contents.items():
+            _write_whole(os.path.join(folder, name), content)
+    except OSError as error:
+        raise PackError(f"The sheet could not be saved to {folder}: {error}; make room or change filename_prefix.") from error
     saved = [{"filename": name, "subfolder": subfolder, "type": "output"} for name in contents]
     scale = options.preview_scale
     return SavedSheet(
@@ -142,9 +147,14 @@ def _sprite_facts(
 
 def _write_whole(path: str, content: bytes) -> None:
     partial = path + ".part"
-    with open(partial, "wb") as file:
-        file.write(content)
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)
+        raise
 
 
 def _enlarge(pictures: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:

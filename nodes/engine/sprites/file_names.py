@@ -83,7 +83,11 @@ def publish(temporary: Path, folder: Path, stem: str, extension: str) -> Path:
                 final.open("xb").close()
             except FileExistsError:
                 continue
-            os.replace(temporary, final)
+            try:
+                os.replace(temporary, final)
+            except OSError:
+                final.unlink()  # the empty file that held the name
+                raise
             return final
         temporary.unlink()
         return final

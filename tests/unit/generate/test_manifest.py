@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
+from fast_sprites.nodes.benchmark.files import write_durably
 from fast_sprites.nodes.benchmark.generate import manifest as module
-from fast_sprites.nodes.benchmark.generate.manifest import NAME, Manifest, ManifestError, write_durably
+from fast_sprites.nodes.benchmark.generate.manifest import NAME, Manifest, ManifestError
 from fast_sprites.nodes.benchmark.generate.request import GenerateRequest
 from fast_sprites.nodes.engine.errors import BadInputError
 
