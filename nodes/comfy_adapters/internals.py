@@ -44,7 +44,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "comfy.patcher_extension:WrappersMP.CALC_COND_BATCH",
         "comfy.patcher_extension:WrappersMP.PREDICT_NOISE",
         f"{_PATCHER}.loaded_size",
-        f"{_PATCHER}.model_size",
         f"{_PATCHER}.memory_required",
         "comfy.samplers:sampling_function",
         "comfy.samplers:calc_cond_batch",

@@ -14,8 +14,8 @@ autoencoder_module = optional("comfy.ldm.models.autoencoder")
 management = optional("comfy.model_management")
 utils = optional("comfy.utils")
 
-_VAE_NAMES = (
-    "first_stage_model", "patcher", "device", "output_device", "vae_dtype", "latent_channels", "downscale_ratio", "disable_offload",
+VAE_NAMES = (
+    "first_stage_model", "patcher", "output_device", "vae_dtype", "latent_channels", "downscale_ratio", "disable_offload",
     "process_output",
 )  # fmt: skip
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
@@ -24,7 +24,7 @@ DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 def describe_vae(vae: Any) -> dict[str, Any]:
     """Return the fields of VaeFacts for a VAE, read off its structure."""
     model = getattr(vae, "first_stage_model", None)
-    lacks = lacking("vae") or next((f"this ComfyUI's VAE has no {name}" for name in _VAE_NAMES if not hasattr(vae, name)), "")
+    lacks = lacking("vae") or next((f"this ComfyUI's VAE has no {name}" for name in VAE_NAMES if not hasattr(vae, name)), "")
     if lacks:
         return {"vae_class": type(model).__name__, "lacks": lacks}
     return {
