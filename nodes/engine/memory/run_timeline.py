@@ -55,8 +55,7 @@ class _RunListener:
 
     def run_ended(self) -> None:
         device = memory.compute_device()
-        held = sum(model.resident_gib for model in comfy_memory().models if model.device == str(device))
-        TIMELINE.end_run(take_quick_sample(device), held)
+        TIMELINE.end_run(take_quick_sample(device), comfy_memory().held_in_torch_gib(str(device)))
         SAMPLER.set_busy(False)
 
 

@@ -49,7 +49,7 @@ class Run:
     start_s: float
     end: Sample | None = None
     held_models_gib: float = 0.0
-    """Models on the device when the run ended: they stay on purpose."""
+    """What models held of torch's memory when the run ended: they stay on purpose."""
     spans: list[Span] = field(default_factory=list)
     num_left_out: int = 0
     """Executions beyond the first 500."""

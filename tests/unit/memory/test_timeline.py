@@ -5,6 +5,7 @@ import pytest
 import torch
 from fast_sprites.nodes.engine.memory import samples
 from fast_sprites.nodes.engine.memory.node_table import leak_line, table
+from fast_sprites.nodes.engine.memory.readings import ComfyMemory, HeldModel
 from fast_sprites.nodes.engine.memory.samples import Sample, take_quick_sample, take_sample
 from fast_sprites.nodes.engine.memory.timeline import COLUMNS, MAX_MARKS, MAX_SPANS, NUM_RUNS, Mark, Run, Timeline
 
@@ -184,6 +185,16 @@ def test_a_floor_that_stays_is_not_told(floors):
 
 def test_models_that_comfyui_holds_are_no_leak():
     assert leak_line(runs_with_floors([1, 2, 3, 4, 5], models=[0.5, 1.5, 2.5, 3.5, 4.5])) == ""
+
+
+def test_weights_outside_torch_do_not_lower_its_floor():
+    """DynamicVRAM's weights are resident but not in torch's memory: that they come and go is neither a leak nor hides one."""
+    models = (HeldModel("SDXL", "cuda:0", 5, 4.5), HeldModel("VAE", "cuda:0", 0.2, 0.2), HeldModel("CLIP", "cpu", 1.5, 1.5))
+    assert ComfyMemory(models).held_in_torch_gib("cuda:0") == pytest.approx(4.7)
+    assert ComfyMemory(models, dynamic_vram_gib=4.5).held_in_torch_gib("cuda:0") == pytest.approx(0.2)
+    assert ComfyMemory(models[2:], dynamic_vram_gib=0.5).held_in_torch_gib("cuda:0") == 0
+    held = [ComfyMemory(models, dynamic_vram_gib=4.5 - 0.5 * i).held_in_torch_gib("cuda:0") for i in range(5)]
+    assert "rose after each" in leak_line(runs_with_floors([0.5 + 0.6 * i for i in range(5)], models=held))
 
 
 def test_a_run_that_is_not_over_has_no_floor():
