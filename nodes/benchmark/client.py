@@ -6,7 +6,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 
@@ -174,7 +174,7 @@ class ComfyClient:
             extra["extra_pnginfo"] = {"workflow": workflow}
         body = {"prompt": prompt, "client_id": self._client_id, "extra_data": extra}
         async with self._request("POST", "/prompt", json=body) as response:
-            answer: dict[str, Any] = await response.json()
+            answer = await _object(response, "/prompt")
         if response.status != 200:
             raise PromptRefusedError(refusal_reasons(answer))
         prompt_id: str = answer["prompt_id"]
@@ -262,7 +262,7 @@ class ComfyClient:
         async with self._request("GET", path) as response:
             if response.status != 200:
                 raise ClientError(f"ComfyUI answered GET {path} with HTTP {response.status}.")
-            return await response.json()
+            return await _object(response, path)
 
     @asynccontextmanager
     async def _request(self, method: str, path: str, **arguments: Any) -> AsyncGenerator[aiohttp.ClientResponse, None]:
@@ -271,6 +271,19 @@ class ComfyClient:
                 yield response
         except aiohttp.ClientError as error:
             raise UnreachableError(f"ComfyUI does not answer {method} {path} ({error}): see the end of its log.") from error
+
+
+async def _object(response: aiohttp.ClientResponse, path: str) -> dict[str, Any]:
+    """The JSON object in an answer; raises ClientError for anything else, which some other server gives."""
+    try:
+        answer: Any = json.loads(
+            await response.read()
+        )  # nodes of other packs declare Infinity, so that JSON is read as Python does
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise ClientError(f"What {response.host} answers for {path} is none of ComfyUI's answers: check the address.")
+    return cast(dict[str, Any], answer)
 
 
 @asynccontextmanager

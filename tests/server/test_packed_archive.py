@@ -99,7 +99,7 @@ def test_everything_is_there_and_the_log_is_quiet(installed: tuple[Comfy, Path, 
     assert [line for line in log.splitlines() if re.match(r"\[(WARNING|ERROR|CRITICAL)\]", line)] == []
 
 
-@pytest.mark.parametrize("name", ["pixel_art_workflow", "sprites_to_disk"])
+@pytest.mark.parametrize("name", ["batch_optimized", "sprite_sheet", "sprites_to_disk"])
 def test_a_bundled_workflow_is_drawn(installed: tuple[Comfy, Path, Path], name: str):
     comfy, folder, _ = installed
     (workflow,) = load_workflows(folder / "workflows", [name])
