@@ -46,9 +46,9 @@ class ForeignServer:
         async def start() -> None:
             application = web.Application()
             application.router.add_route("*", "/{path:.*}", answer)
-            self._runner = web.AppRunner(application)
-            await self._runner.setup()
-            site = web.TCPSite(self._runner, "127.0.0.1", 0)
+            runner = web.AppRunner(application)
+            await runner.setup()
+            site = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             self.port = site._server.sockets[0].getsockname()[1]  # type: ignore[union-attr]
             self._up.set()
