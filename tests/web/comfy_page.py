@@ -1,11 +1,13 @@
 """A ComfyUI with the pack and the tiny SDXL, and its page in headless Chromium: load a workflow, run it, read what it shows."""
 
+import copy
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +21,7 @@ from dev_tools.pack import pack_module
 from dev_tools.workspace import PACK_ROOT, TINY_SDXL, link_folder
 from workflow_layouts import CHECKPOINT
 
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy must not be asked for the loopback interface
 WORKFLOW_DIR = PACK_ROOT / "workflows"
 SERVER_FLAGS = ("--cpu", "--disable-api-nodes", "--database-url=sqlite:///:memory:")
 PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
@@ -100,6 +103,34 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a workflow as the repository keeps it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def small(workflow: dict[str, Any]) -> dict[str, Any]:
+    """The workflow with pictures and step counts that a CPU draws at once."""
+    workflow = copy.deepcopy(workflow)
+    sizes = {"width": 64, "height": 64, "batch_size": 2, "count": 2, "steps": 1, "native_width": 16, "native_height": 16}
+    for node in workflow["nodes"]:
+        names = [entry["widget"]["name"] for entry in node.get("inputs", []) if "widget" in entry]
+        if "seed" in names:
+            names.insert(names.index("seed") + 1, "control_after_generate")
+        for index, name in enumerate(names):
+            if name in sizes:
+                node["widgets_values"][index] = sizes[name]
+    return workflow
+
+
+def get_json(address: str, route: str) -> Any:
+    """What the server answers to a GET."""
+    with DIRECT.open(f"{address}{route}", timeout=30) as response:
+        return json.load(response)
+
+
+def post_json(address: str, route: str, body: Any) -> Any:
+    """What the server answers to a POST of JSON, None for an empty answer."""
+    request = urllib.request.Request(f"{address}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with DIRECT.open(request, timeout=30) as response:
+        text = response.read()
+        return json.loads(text) if text else None
 
 
 class ComfyPage:

@@ -14,6 +14,7 @@ from comfy_page import ComfyPage, chromium, chromium_path, comfyui_path, comfyui
 from playwright.sync_api import Browser
 
 SCREENSHOTS = Path(__file__).resolve().parent / "screenshots"
+renderers = pytest.mark.parametrize("vue_nodes", [False, True], ids=["legacy", "vue"])
 
 
 @pytest.fixture(scope="session")
@@ -46,3 +47,13 @@ def page(shared_page: ComfyPage) -> Iterator[ComfyPage]:
     shared_page.use_vue_nodes(False)
     yield shared_page
     assert shared_page.console == []
+
+
+@pytest.fixture
+def fresh(browser: Browser, address: str) -> Iterator[ComfyPage]:
+    """A tab of its own; the test fails if it complained."""
+    page = ComfyPage(browser, address)
+    page.page.set_default_timeout(15_000)
+    yield page
+    assert page.console == []
+    page.close()

@@ -1,138 +1,21 @@
 """The memory's history in ComfyUI's own page: the chart on Memory Probe and the sidebar tab, in both renderers."""
 
-import itertools
 import json
-import time
 import types
-import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from comfy_page import ComfyPage, read_workflow
-from playwright.sync_api import Browser, Locator, ViewportSize
+from memory_page import CHART, PROBE, SIDEBAR, gpu_rows, inject, label, pixels, probe_workflow, queue_by_api, sidebar, where
+from playwright.sync_api import Browser, ViewportSize
 
-from .conftest import SCREENSHOTS
-from .test_page import small
+from .conftest import SCREENSHOTS, renderers
 from .test_report import contrast, rgb
 
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-renderers = pytest.mark.parametrize("vue_nodes", [False, True], ids=["legacy", "vue"])
-SIDEBAR = ".fastsprites-memory-sidebar"
-TOGGLE = "() => app.extensionManager.command.execute('Workspace.ToggleSidebarTab.fast-sprites')"
-PROBE = "app.canvas.graph.nodes.find(node => node.type === 'MemoryProbe')"
-CHART = f"{PROBE}.widgets.find(widget => widget.name === 'memory').element"
 GRAPHICS_CONTRAST = 3.0  # WCAG 2.2, 1.4.11 Non-text Contrast
 TEXT_CONTRAST = 4.5  # WCAG 2.2, 1.4.3 Contrast (Minimum)
 HALF: ViewportSize = {"width": 960, "height": 540}
-EMPTY = {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4}
-
-
-SEEDS = itertools.count(1000)
-
-
-def probe_workflow() -> dict[str, Any]:
-    """A small workflow with a probe, whose sampler has no cached result."""
-    workflow = small(read_workflow("sprite_optimized"))
-    for node in workflow["nodes"]:
-        if node["type"] == "KSampler":
-            node["widgets_values"][0] = next(SEEDS)
-    return workflow
-
-
-def post(address: str, route: str, body: Any) -> Any:
-    request = urllib.request.Request(f"{address}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with DIRECT.open(request, timeout=30) as response:
-        text = response.read()
-        return json.loads(text) if text else None
-
-
-def get(address: str, route: str) -> Any:
-    with DIRECT.open(f"{address}{route}", timeout=30) as response:
-        return json.load(response)
-
-
-def queue_by_api(address: str, width: int) -> None:
-    """Run a small prompt as a program that has no tab does, and wait for its end."""
-    widgets = {"label": "", "reset_peak": False, "snapshot": "", "compare_with": ""}
-    prompt = {
-        "1": {"class_type": "EmptyLatentImage", "inputs": {"width": width, "height": 64, "batch_size": 1}},
-        "77": {"class_type": "MemoryProbe", "inputs": {"value": ["1", 0], **widgets}},
-    }
-    queued = post(address, "/prompt", {"prompt": prompt, "client_id": "a program"})
-    deadline = time.monotonic() + 30
-    while not get(address, f"/history/{queued['prompt_id']}"):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def sidebar(page: ComfyPage) -> Locator:
-    """The open sidebar tab."""
-    found = page.page.locator(SIDEBAR)
-    if not found.count():
-        page.evaluate(TOGGLE)
-        found.wait_for()
-    return found
-
-
-def close_sidebar(page: ComfyPage) -> None:
-    if page.page.locator(SIDEBAR).count():
-        page.evaluate(TOGGLE)
-        page.page.locator(SIDEBAR).wait_for(state="detached")
-
-
-def label(page: ComfyPage) -> str:
-    """What the node's chart says to those who cannot see it."""
-    return page.evaluate(f"() => {CHART}.shadowRoot.querySelector('canvas').ariaLabel")
-
-
-def where(page: ComfyPage) -> str:
-    return page.evaluate(f"() => {CHART}.shadowRoot.querySelector('.where').textContent")
-
-
-def pixels(page: ComfyPage, chart: str = CHART, name: str = "ram") -> int:
-    """How many pixels of the chart have a colour of its palette, give or take what smoothing does."""
-    return page.evaluate(
-        f"""name => {{
-            const element = {chart};
-            const canvas = element.shadowRoot.querySelector("canvas");
-            const one = new OffscreenCanvas(1, 1).getContext("2d");
-            one.fillStyle = getComputedStyle(element).getPropertyValue(`--${{name}}`);
-            one.fillRect(0, 0, 1, 1);
-            const wanted = one.getImageData(0, 0, 1, 1).data;
-            const seen = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
-            let count = 0;
-            for (let i = 0; i < seen.length; i += 4)
-                count += seen[i + 3] > 100 && [0, 1, 2].every(part => Math.abs(seen[i + part] - wanted[part]) < 40);
-            return count;
-        }}""",
-        name,
-    )
-
-
-def gpu_rows() -> list[list[float]]:
-    """The last 50 seconds of a GPU, which the server of these tests does not have."""
-    return [[1_000_000 + i, time.time() - 50 + 0.25 * i, 3 + i % 4, 6, 8, 20, 4] for i in range(200)]
-
-
-def inject(page: ComfyPage, rows: list[list[float]]) -> None:
-    """Let the page hear rows as from the server."""
-    page.evaluate(
-        "rows => app.api.dispatchEvent(new CustomEvent('fast-sprites.memory', {detail: {rows}}))",
-        rows,
-    )
-    page.settle()
-
-
-@pytest.fixture
-def fresh(browser: Browser, address: str) -> Iterator[ComfyPage]:
-    """A tab of its own; the test fails if it complained."""
-    page = ComfyPage(browser, address)
-    page.page.set_default_timeout(15_000)
-    yield page
-    assert page.console == []
-    page.close()
 
 
 @renderers
@@ -482,107 +365,3 @@ def test_a_broken_device_is_said_in_the_chart(fresh: ComfyPage) -> None:
     page.load(probe_workflow(), "broken")
     page.evaluate("() => app.api.dispatchEvent(new CustomEvent('reconnected'))")
     page.page.wait_for_function(f"() => {CHART}.shadowRoot.querySelector('.where').textContent.includes('device lost')")
-
-
-def counts(page: ComfyPage) -> dict[str, float]:
-    """DOM nodes, listeners and JavaScript heap after collecting garbage."""
-    session = page.page.context.new_cdp_session(page.page)
-    session.send("Performance.enable")
-    for _ in range(4):
-        session.send("HeapProfiler.collectGarbage")
-        page.settle()
-    found = {metric["name"]: metric["value"] for metric in session.send("Performance.getMetrics")["metrics"]}
-    session.detach()
-    return {name: found[name] for name in ("Nodes", "JSEventListeners", "JSHeapUsedSize")}
-
-
-@renderers
-def test_removed_charts_leave_nothing_behind(fresh: ComfyPage, vue_nodes: bool) -> None:
-    page = fresh
-    page.use_vue_nodes(vue_nodes)
-    page.evaluate("() => globalThis.watched = {charts: [], others: [], sidebars: []}")
-    for _ in range(4):
-        page.load(probe_workflow(), "gone")
-        sidebar(page)
-        page.evaluate(
-            f"""() => {{
-                watched.charts.push(new WeakRef({CHART}));
-                watched.others.push(new WeakRef(app.canvas.graph.nodes.find(node => node.type === "KSampler")));
-                watched.sidebars.push(new WeakRef(document.querySelector('{SIDEBAR}')));
-            }}"""
-        )
-        close_sidebar(page)
-        page.load(EMPTY)
-    assert page.page.locator(".fastsprites-memory-chart").count() == 0
-    counts(page)
-    kept = page.evaluate("() => Object.values(watched).map(all => all.filter(reference => reference.deref()).length)")
-    # With Vue nodes ComfyUI's page itself keeps removed nodes, its own too, and their widgets with them.
-    charts, others, sidebars = kept
-    assert charts <= others
-    assert sidebars <= 1  # newer pages hold on to the last one closed
-    if not vue_nodes:
-        assert charts == 0
-
-
-def hear(page: ComfyPage, first: int, num_events: int) -> None:
-    """Let the page hear events as while prompts run: four samples and a run of twelve nodes in each."""
-    page.evaluate(
-        """async ([first, count]) => {
-            const spans = run => Array.from({length: 12}, (_, i) => ({node_id: String(i), class_type: "Node",
-                start_s: run * 2 + i / 6, end_s: run * 2 + (i + 1) / 6}));
-            for (let event = 0; event < count; event++) {
-                const rows = Array.from({length: 4}, (_, i) => {
-                    const seq = first + event * 4 + i;
-                    return [seq, seq / 20, 4 + seq % 5, 8, 9, 20, 3];
-                });
-                const run = Math.floor(event / 10) + first;
-                const detail = {rows, runs: [{run, start_s: run * 2, end_s: event % 10 ? null : run * 2 + 2, num_left_out: 0,
-                    spans: spans(run)}], marks: []};
-                app.api.dispatchEvent(new CustomEvent("fast-sprites.memory", {detail}));
-                if (event % 50 === 0) await new Promise(done => requestAnimationFrame(done));
-            }
-        }""",
-        [first, num_events],
-    )
-
-
-@renderers
-def test_half_an_hour_of_runs_stays_bounded(fresh: ComfyPage, address: str, vue_nodes: bool) -> None:
-    """9,000 events, as many as a page hears in 30 minutes of running, and 30 real runs, with node and sidebar open."""
-    page = fresh
-    page.use_vue_nodes(vue_nodes)
-    page.load(probe_workflow(), "soak")
-    page.run()
-    sidebar(page).get_by_role("rowheader", name="Draw", exact=True).wait_for()
-    widths = itertools.count(64 if vue_nodes else 2048, 8)
-
-    def grown(action: Callable[[], None]) -> dict[str, float]:
-        before = counts(page)
-        action()
-        page.page.wait_for_timeout(500)
-        after = counts(page)
-        return {name: after[name] - before[name] for name in after}
-
-    def runs() -> None:
-        for _ in range(30):
-            queue_by_api(address, next(widths))
-
-    def live(is_on: bool) -> None:
-        page.evaluate("isOn => app.extensionManager.setting.set('FastSprites.Memory.Live', isOn)", is_on)
-        page.page.wait_for_timeout(500)
-
-    hear(page, 1_000_000, 4500)  # fills the history: what it holds is bounded, not nothing
-    heard = grown(lambda: hear(page, 2_000_000, 4500))
-    assert heard["Nodes"] <= 50
-    assert heard["JSEventListeners"] <= 10
-    assert heard["JSHeapUsedSize"] <= 1.5e6
-    ran = grown(runs)
-    # ComfyUI's page itself grows with every job that it lists, so a page without readings is the measure.
-    try:
-        live(False)
-        close_sidebar(page)
-        without = [grown(runs), grown(runs)]
-    finally:
-        live(True)
-    for name, room in (("Nodes", 200), ("JSEventListeners", 100), ("JSHeapUsedSize", 1.5e6)):
-        assert ran[name] <= 1.5 * max(0, *(measure[name] for measure in without)) + room, name

@@ -1,40 +1,14 @@
 """The bundled workflows and the report on the nodes, in ComfyUI's own page and in both of its renderers."""
 
-import copy
-import json
-import urllib.request
-from typing import Any
-
 import pytest
 from build_workflows import link_problems
-from comfy_page import ComfyPage, bundled_workflows, read_api_workflow, read_workflow
+from comfy_page import ComfyPage, bundled_workflows, get_json, read_api_workflow, read_workflow, small
 from playwright.sync_api import Browser
 
-from .conftest import SCREENSHOTS
+from .conftest import SCREENSHOTS, renderers
 
-DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 WORKFLOWS = bundled_workflows()
 PLACEHOLDER = "Run the workflow to see here what this node did."
-renderers = pytest.mark.parametrize("vue_nodes", [False, True], ids=["legacy", "vue"])
-
-
-def small(workflow: dict[str, Any]) -> dict[str, Any]:
-    """The workflow with pictures and step counts that a CPU draws at once."""
-    workflow = copy.deepcopy(workflow)
-    sizes = {"width": 64, "height": 64, "batch_size": 2, "count": 2, "steps": 1, "native_width": 16, "native_height": 16}
-    for node in workflow["nodes"]:
-        names = [entry["widget"]["name"] for entry in node.get("inputs", []) if "widget" in entry]
-        if "seed" in names:
-            names.insert(names.index("seed") + 1, "control_after_generate")
-        for index, name in enumerate(names):
-            if name in sizes:
-                node["widgets_values"][index] = sizes[name]
-    return workflow
-
-
-def get_json(address: str, route: str) -> Any:
-    with DIRECT.open(f"{address}{route}", timeout=10) as response:
-        return json.load(response)
 
 
 def last_texts(address: str) -> dict[str, str]:

@@ -7,9 +7,8 @@ import pytest
 from comfy_page import ComfyPage, read_workflow
 from playwright.sync_api import Locator
 
-from .conftest import SCREENSHOTS
+from .conftest import SCREENSHOTS, renderers
 
-renderers = pytest.mark.parametrize("vue_nodes", [False, True], ids=["legacy", "vue"])
 MIN_CONTRAST = 4.5  # WCAG 2.2, 1.4.3 Contrast (Minimum), level AA
 REPORT = "\n".join(
     [
