@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Generator, Hashable
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..kernels.ops import engine_ops
 from ..unet.forward import BLOCK_PATCHES, StockPieces, UNetForward
 from ..unet.fp8 import fp8_linears
 from ..unet.graphs import CaptureError, GraphCache, own_control, shape_key
-from ..unet.layout import UNetLayout, self_attention_inputs
+from ..unet.layout import UNetLayout
 from ..unet.own_weights import OwnWeights
 from ..unet.prepared import PreparedWeights
 from .plan import ModelPlan
@@ -192,6 +193,9 @@ class UNetEngine:
             if self._plan.fp8:
                 run.notes[f"FP8: the first step differs from ComfyUI's by {difference:.1e}"] = None
             return out
+        if not math.isfinite(difference):
+            run.step_back("the first step holds NaN or infinite values, which cannot be compared")
+            return expected
         allowed = f"allowed {tolerance:.0e}"
         run.step_back(f"the engine's first step differed from ComfyUI's by {difference:.1e} ({allowed})")
         return expected
@@ -229,7 +233,7 @@ class UNetEngine:
             layout = self._forward.layout if self._forward is not None else UNetLayout(**unet.describe_unet(model))
             on_demand = loads_on_demand(run.patcher, x.device)
             if not self._own.groups:
-                self._own = self._choose_own(layout, join=on_demand)
+                self._own = OwnWeights(fp8_linears(layout) if self._plan.fp8 else (), layout.convolutions())
             if self._forward is None:
                 require_room(run.patcher, x, EVICT_EVERY_BYTES if on_demand else self._own.nbytes(x.dtype))
             run.held = HeldWeights([m for m in layout.weighted_modules() if m not in self._own.modules], x.device, x.dtype)
@@ -246,12 +250,6 @@ class UNetEngine:
                 self._graphs.forget_contexts()
         assert self._forward is not None
         return self._forward
-
-    def _choose_own(self, layout: UNetLayout, *, join: bool) -> OwnWeights:
-        """Choose the weights to copy; `join` where the originals can be given back, or joining would hold them twice."""
-        quantized = fp8_linears(layout) if self._plan.fp8 else []
-        inputs = [self_attention_inputs(block) for block in layout.transformer_blocks()] if join else []
-        return OwnWeights(quantized, [group for group in inputs if group not in quantized], layout.convolutions())
 
     def _take_own(self, run: _Run, x: Tensor) -> bool:
         """Bring the engine's own weights up to date with the run's LoRA; tell whether they changed."""

@@ -53,8 +53,19 @@ def sprite_prompts(prompts: str, prefix: str, suffix: str, count: int, seed: int
     `count` 0 means one sprite per line (with `every`: per combination). `pick` depends on `seed` and the sprite's index alone, so that a
     larger count begins with the same sprites. Raises BadInputError.
     """
+    for name, text in (("prompts", prompts), ("prefix", prefix), ("suffix", suffix)):
+        refuse_halves(name, text)
     lines = readings(prompts, alternatives)
     return [sprite_prompt(lines, i, seed, prefix, suffix) for i in range(count or len(lines))]
+
+
+def refuse_halves(name: str, text: str) -> None:
+    """Raise BadInputError for half of a surrogate pair, as is left of an emoji that was cut in two: no tokenizer reads it."""
+    half = next((character for character in text if "\ud800" <= character <= "\udfff"), None)
+    if half is not None:
+        raise BadInputError(
+            f"{name} holds half a character ({ascii(half)[1:-1]}) at position {text.index(half) + 1}; type it anew."
+        )
 
 
 def readings(prompts: str, alternatives: str) -> list[str]:

@@ -7,17 +7,18 @@ import torch
 
 from ...comfy_adapters import conditioning
 from ..errors import BadInputError
-from .prompts import SpritePrompt, shortest_period
+from .prompts import SpritePrompt, refuse_halves, shortest_period
 
 
 def encode_prompts(clip: Any, prompts: list[SpritePrompt], negative: str) -> tuple[list[Any], list[Any]]:
     """Return positive and negative conditioning; the positive has one row per sprite, or per period of a repeating list.
 
     Prompts that need different numbers of tokens are repeated to their least common multiple, as ComfyUI's CONDCrossAttn.concat does
-    with positive and negative: attention over repeated tokens is the same attention. Raises BadInputError without a CLIP.
+    with positive and negative: attention over repeated tokens is the same attention. Raises BadInputError without a CLIP and for half a character.
     """
     if clip is None:
         raise BadInputError("clip is empty: the checkpoint has no text encoder; load one with DualCLIPLoader.")
+    refuse_halves("negative", negative)
     texts = [prompt.text for prompt in prompts]
     texts = texts[: shortest_period(texts)]
     encoded = {text: conditioning.encode(clip, text) for text in dict.fromkeys(texts)}
