@@ -102,7 +102,7 @@ def test_second_run_overwrites_nothing_and_indexed_sheets_keep_the_palette(folde
 
 @pytest.mark.parametrize("prefix", ["../outside", "/tmp/outside", "a/../../outside"])
 def test_nothing_is_saved_outside_the_output_folder(folders, prefix):
-    with pytest.raises(Exception, match="outside the output folder"):
+    with pytest.raises(Exception, match="leaves ComfyUI's output folder"):
         run_chain(folders, filename_prefix=prefix)
     assert not list((folders / "output").rglob("*.png"))
 
