@@ -4,7 +4,8 @@ import json
 import os
 import sys
 
-ADDRESSED = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname")
+CONNECTED = ("socket.connect", "socket.sendto", "socket.sendmsg")  # their arguments: socket, address
+LOOKED_UP = ("socket.getaddrinfo", "socket.gethostbyname")
 PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile")
 CODE = ("exec", "compile", "pickle.find_class", "marshal.loads")
 PACK = os.sep + os.path.join("custom_nodes", "fast-sprites") + os.sep
@@ -13,7 +14,7 @@ LOG = open(os.environ["AUDIT_LOG"], "a", encoding="utf-8")  # noqa: SIM115
 
 def note(event: str, arguments: tuple) -> None:
     """Write one line: what, with what, and whether the pack's code did it; code that Python itself runs, as in imports, is left out."""
-    if event not in ADDRESSED and event not in PROGRAMS and event not in CODE:
+    if event not in CONNECTED + LOOKED_UP + PROGRAMS + CODE:
         return
     frame = sys._getframe().f_back  # None where Python starts the script itself
     is_ours = frame is not None and PACK in frame.f_code.co_filename
@@ -22,15 +23,15 @@ def note(event: str, arguments: tuple) -> None:
     while frame is not None and not is_ours:
         frame = frame.f_back
         is_ours = frame is not None and PACK in frame.f_code.co_filename
-    subject = arguments[1] if event.startswith("socket.") and event[7] in "cs" else arguments[0]
-    LOG.write(
-        json.dumps(
-            {"event": event, "subject": subject if isinstance(subject, list | tuple) else str(subject), "ours": is_ours},
-            default=str,
-        )
-        + "\n"
-    )
+    write(event, arguments[1 if event in CONNECTED else 0], is_ours)
+
+
+def write(event: str, subject: object, is_ours: bool) -> None:
+    """One line, on disk at once: the process may be killed."""
+    told = subject if isinstance(subject, list | tuple) else str(subject)
+    LOG.write(json.dumps({"event": event, "subject": told, "ours": is_ours}, default=str) + "\n")
     LOG.flush()
 
 
 sys.addaudithook(note)
+write("started", sys.orig_argv, is_ours=False)
