@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from .hostile import texts
 
+needs_links = pytest.mark.skipif(os.name == "nt", reason="links need rights on Windows")
 RESERVED = {"con", "prn", "aux", "nul", "conin$", "conout$"} | {
     f"{name}{digit}" for name in ("com", "lpt") for digit in "0123456789\u00b9\u00b2\u00b3"
 }
@@ -80,6 +81,7 @@ def test_generates_files_stay_in_the_output_folder(line: str, seed: int, index: 
         assert_plain(component)
 
 
+@needs_links
 @given(stem=texts.map(lambda text: sprite_name("%prompt%", 0, None, text, 8, 8)))
 def test_a_published_file_replaces_none(tmp_path: Path, stem: str):
     folder = Path(os.path.realpath(tmp_path / "out"))
@@ -97,6 +99,7 @@ def test_a_published_file_replaces_none(tmp_path: Path, stem: str):
     final.unlink()
 
 
+@needs_links
 def test_a_dangling_link_is_not_followed(tmp_path: Path):
     (tmp_path / "sword.png").symlink_to(tmp_path / "nowhere.png")
     (tmp_path / "made.tmp").write_bytes(b"new")
