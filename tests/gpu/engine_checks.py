@@ -21,8 +21,8 @@ ON_CPU = os.environ.get("FAST_SPRITES_GPU_TESTS_ON_CPU") == "1"
 DEVICE: torch.device = comfy.model_management.get_torch_device()
 STEPS = 4
 # Whole pictures of several steps, each step's rounding going into the next and CFG 2 doubling it: the trained tiny model in fp16
-# on the CPU came to 8e-3 (CFG 5: 4e-2), in fp32 to 2e-5.
-TOLERANCE = 1e-4 if ON_CPU else 2e-2
+# on the CPU came to 8e-3 (CFG 5: 4e-2), in fp32 to 2e-5. One forward is held to less: see test_engine_full_size.py and the engine itself.
+TOLERANCE = 1e-4 if ON_CPU else 5e-2
 # What a patch must change in a picture to be told from rounding.
 VISIBLE = 0.1
 
@@ -161,6 +161,7 @@ def check(watch: Watch, ours: Any, stock: Any, conds: Any, *, shapes: int = 1, *
     watch.reset()
     got = sample(ours, conds, **options)
     error = relative_error(got, expected)
+    print(f"relative error {error:.1e}")
     assert error < TOLERANCE, f"relative error {error:.1e}"
     assert watch.stock == shapes, f"ComfyUI's own forward ran {watch.stock} times"
     assert watch.captures == 2 * shapes  # keys and values, and the rest

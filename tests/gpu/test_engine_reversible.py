@@ -16,6 +16,7 @@ import comfy.model_management
 from comfy.model_management import InterruptProcessingException
 
 from .engine_checks import (
+    DEVICE,
     LORA_KEYS,
     ON_CPU,
     TOLERANCE,
@@ -118,15 +119,19 @@ def test_memory_running_out_in_a_capture_with_control(tiny, conds, watch):
     assert relative_error(sample(optimize(tiny.model)[0], controlled), expected) < TOLERANCE
 
 
-@pytest.mark.skipif(ON_CPU, reason="a CPU has nothing that a capture forbids")
-def test_what_cannot_be_captured_costs_the_graph_alone(tiny, conds, watch, caplog):
+@pytest.mark.parametrize("wait", [lambda t: t.item(), lambda t: t.nonzero(), lambda t: t.to(torch.float64).cpu()])
+def test_what_waits_for_the_device_costs_the_graph_alone(tiny, conds, watch, caplog, wait):
+    if ON_CPU and "cpu" in wait.__code__.co_names:
+        pytest.skip("a copy to the CPU costs a CPU nothing")
     before = sample(tiny.model, conds)
     ours = optimize(tiny.model)[0]
-    watch.fail = lambda capturing: torch.cuda.synchronize() if capturing else None
-    with caplog.at_level("INFO", "fast_sprites"):
-        assert relative_error(sample(ours, conds), before) < TOLERANCE
-    assert "no CUDA graph: capturing failed" in caplog.text
-    assert watch.replays == 0
+    watch.fail = lambda capturing: wait(torch.ones((), device=DEVICE))
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level("INFO", "fast_sprites"):
+            assert relative_error(sample(ours, conds), before) < TOLERANCE
+        assert "waits for the device" in caplog.text
+    assert (watch.captures, watch.replays) == (0, 0)
     watch.fail = None
     assert torch.equal(sample(tiny.model, conds), before)
     assert relative_error(sample(optimize(tiny.model)[0], conds), before) < TOLERANCE

@@ -95,6 +95,22 @@ def test_the_command_measures_and_reports(bench_server: ComfyServer, tmp_path: P
     assert "fidelity to stock" in done.stdout
 
 
+def test_sprites_saved_while_drawing_are_compared_with_each_drawn_alone(bench_server: ComfyServer, tmp_path: Path):
+    path = tmp_path / "record.json"
+    line = command(
+        bench_server, "run", "--scenarios", "files8", *SMALL, "--no-first-runs", "--budget-s", "1", "--json", str(path)
+    )
+    done = finish(line)
+    assert done.returncode == 0, done.stderr
+    (scenario,) = read_record(path).scenarios
+    stock, ours = scenario.sides
+    assert not stock.failure + ours.failure
+    assert scenario.num_pictures == 8
+    assert all("SaveSprites" in run.spans_s and "VAEDecode" not in run.spans_s for run in ours.runs)
+    assert ours.fidelity is not None
+    assert ours.fidelity.worst_psnr_db is None or ours.fidelity.worst_psnr_db > 50
+
+
 class Silent:
     """A watch that shows nothing."""
 

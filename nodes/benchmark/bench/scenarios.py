@@ -1,6 +1,7 @@
 """What is measured: scenarios and sides as data, and the graphs that they stand for."""
 
 import copy
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,7 @@ class Scenario:
     num_pictures: int = 0  # where it is not the number of files that are saved
     own_workflow: str = ""
     alone_workflow: str = ""
+    streamed: bool = False  # our sides decode and save sprites while the next ones are drawn
 
 
 def _batch(size: int) -> Scenario:
@@ -80,6 +82,12 @@ def _sprites(size: int) -> Scenario:
     )
 
 
+def _files(size: int) -> Scenario:
+    sprites = _sprites(size)
+    title = f"{size} sprites to files, ours saved by Save Sprites while the next are drawn (likeness to each drawn alone)"
+    return dataclasses.replace(sprites, name=f"files{size}", title=title, streamed=True)
+
+
 def _sampler(name: str, scheduler: str) -> Scenario:
     widgets = {"KSampler": {"sampler_name": name, "scheduler": scheduler}}
     return Scenario(f"sampler-{name}", f"one sprite, {name} / {scheduler}", "baseline_single", widgets)
@@ -90,6 +98,8 @@ SCENARIOS = (
     *(_batch(size) for size in BATCHES),
     _sprites(8),
     _sprites(32),
+    _files(8),
+    _files(32),
     Scenario("pixel-art", "eight sprites to a pixel-art sheet", "pixel_art_workflow", num_pictures=8),
     Scenario("hires", "one sprite drawn again at 1.5 times its size", "baseline_single", adds="hires"),
     Scenario("lora", "one sprite with a LoRA", "baseline_single", adds="lora"),
@@ -142,7 +152,9 @@ class SideGraph:
 
     def prompt(self, seed: int, prefix: str) -> Graph:
         """What is queued: every seed is `seed`, pictures are saved under `prefix`."""
-        drawn = graphs.with_widgets(graphs.with_seed(self.graph, seed), {"filename_prefix": prefix})
+        drawn = graphs.with_widgets(
+            graphs.with_seed(self.graph, seed), {"filename_prefix": prefix, "filename": f"{prefix}_%index%"}
+        )
         for node_id in graphs.seed_nodes(drawn):
             # ComfyUI ignores an input that a node does not declare, but counts it when it looks for a cached result
             # (comfy_execution/caching.py, get_immediate_node_signature): else a side would get the samples of one with the same model.
@@ -175,8 +187,21 @@ def base_graphs(scenario: Scenario, choices: Choices, output_types: OutputTypes)
     if not scenario.own_workflow:
         return StockGraphs(stock, stock)
     own = stock_graph(read(scenario.own_workflow), choices)
+    if scenario.streamed:
+        own = _saved_while_drawing(own)
     alone = stock_graph(graphs.read_graph(WORKFLOWS / f"{scenario.alone_workflow}.json"), choices)
     return StockGraphs(stock, graphs.with_ids(own, {node_id: f"own-{node_id}" for node_id in own}), alone)
+
+
+def _saved_while_drawing(graph: Graph) -> Graph:
+    """The graph with Save Sprites in the place of the nodes that decode and save a finished batch."""
+    classes = {node["class_type"]: node_id for node_id, node in graph.items()}
+    sampler = classes["BatchSpriteSampler"]
+    vae = graph[classes["VAEDecode"]]["inputs"]["vae"]
+    streamed = {node_id: node for node_id, node in graph.items() if node["class_type"] not in ("VAEDecode", "SaveImage")}
+    streamed[sampler]["inputs"]["draw"] = "while saving"
+    inputs = {"sprites": [sampler, 3], "vae": vae, "filename": "", "format": "png", "first_index": 1}
+    return {**streamed, "bench-files": {"class_type": "SaveSprites", "inputs": inputs}}
 
 
 def stock_graph(graph: Graph, choices: Choices) -> Graph:

@@ -98,10 +98,10 @@ def _group_norm_apply(
     x_ptr, second_ptr, affine_ptr, out_ptr, rows, channels, first,
     TILE: tl.constexpr, BLOCK_C: tl.constexpr, SILU: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    sample = tl.program_id(0)
+    sample = tl.program_id(1)
     c = tl.program_id(2) * BLOCK_C + tl.arange(0, BLOCK_C)
     c_ok = c < channels
-    r = tl.program_id(1) * TILE + tl.arange(0, TILE)
+    r = tl.program_id(0) * TILE + tl.arange(0, TILE)
     affine = affine_ptr + sample * 2 * channels + c
     scale = tl.load(affine, mask=c_ok, other=0.0)
     offset = tl.load(affine + channels, mask=c_ok, other=0.0)
@@ -175,7 +175,8 @@ def group_norm(
         num_warps=1,
     )  # fmt: skip
     block = _channel_block(channels, apply_launch.channels)
-    _group_norm_apply[(samples, triton.cdiv(rows, apply_launch.rows), triton.cdiv(channels, block))](
+    # rows first: the other axes of a grid end at 65535, and a VAE's picture of 1024x1024 has 65536 tiles
+    _group_norm_apply[(triton.cdiv(rows, apply_launch.rows), samples, triton.cdiv(channels, block))](
         x, other, affine, out, rows, channels, first,
         TILE=apply_launch.rows, BLOCK_C=block, SILU=silu, SPLIT=split, num_warps=apply_launch.warps,
     )  # fmt: skip

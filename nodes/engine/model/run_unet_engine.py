@@ -22,7 +22,7 @@ from ...comfy_adapters.weights import (
 from ..kernels.ops import engine_ops
 from ..unet.forward import BLOCK_PATCHES, StockPieces, UNetForward
 from ..unet.fp8 import fp8_linears
-from ..unet.graphs import CaptureError, GraphCache, own_control, shape_key
+from ..unet.graphs import CaptureError, GraphCache, WaitWatch, own_control, shape_key
 from ..unet.layout import UNetLayout
 from ..unet.own_weights import OwnWeights
 from ..unet.prepared import PreparedWeights
@@ -179,13 +179,19 @@ class UNetEngine:
             # not compared: a patch that counts its calls must be called once
             return forward(x, timesteps, context, y, own_control(control), options)
         if key in self._verified:
-            if not self._plan.cuda_graph or self._no_graph_because:
+            if not self._plan.cuda_graph:
+                return forward(x, timesteps, context, y, own_control(control), options)
+            if self._no_graph_because:
+                run.notes[f"no CUDA graph: {self._no_graph_because}"] = None
                 return forward(x, timesteps, context, y, own_control(control), options)
             return self._replay(run, forward, key, x, timesteps, context, y, control, options)
         if expected is None:  # the weights turned out to have moved
             expected = stock(x, timesteps, context, y, own_control(control), dict(options))
         evict_unheld(run.patcher, x.device)
-        out = forward(x, timesteps, context, y, own_control(control), dict(options))
+        with WaitWatch() as watch:
+            out = forward(x, timesteps, context, y, own_control(control), dict(options))
+        if watch.found:
+            self._no_graph_because = f"{watch.found} waits for the device"
         difference = (torch.linalg.vector_norm((out - expected).float()) / torch.linalg.vector_norm(expected.float())).item()
         tolerance = FP8_TOLERANCE if self._plan.fp8 else TOLERANCE[out.dtype]
         if difference <= tolerance:

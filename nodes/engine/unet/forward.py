@@ -211,7 +211,7 @@ class UNetForward:
         attn1, attn2, project, contract = block.attn1, block.attn2, block.ff.net[0].proj, block.ff.net[2]
         offsets = self.prepared.offsets[block]
         tokens, normed = self._layer_norm(block.norm1, tokens, pending, offsets[0], attn1.to_q)
-        if attn1.to_q in self.prepared.own.modules:
+        if attn1.to_q in self.prepared.own.fp8:
             q, k, v = self._linear(attn1.to_q, normed).chunk(3, dim=-1)
         else:
             q, k, v = (self._linear(projection, normed) for projection in self_attention_inputs(block))

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..kernels.ops import Arena
 from .forward import KeysValues, UNetForward
@@ -43,6 +44,27 @@ def shape_key(x: Tensor, context: Tensor, y: Tensor | None, control: Any) -> Has
         else tuple(sorted((k, tuple(None if t is None else t.shape for t in v)) for k, v in control.items()))
     )
     return x.shape, x.dtype, context.shape, None if y is None else y.shape, residuals
+
+
+class WaitWatch(TorchDispatchMode):
+    """Names in `found` the first operation of its body that waits for the device.
+
+    A capture that meets one is invalid, and freeing its tensors then aborts the process under cudaMallocAsync (torch 2.11).
+    """
+
+    found = ""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation."""
+        out = func(*args, **(kwargs or {}))
+        waits = not {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}.isdisjoint(func.tags)
+        if func is torch.ops.aten.copy_.default:
+            waits = args[0].device != args[1].device
+        elif func is torch.ops.aten._to_copy.default:
+            waits = args[0].device != out.device
+        if waits:
+            self.found = self.found or str(func)
+        return out
 
 
 class CapturedForward:

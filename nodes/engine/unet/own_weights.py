@@ -14,13 +14,13 @@ Group = tuple[nn.Module, ...]
 class OwnWeights:
     """Copies of the weights of groups of modules, at addresses that stay; biases are copied beside them as they are.
 
-    `quantized` linears go into `fp8`, by rows; `joined` linears, which read the same rows, and single `convolutions`, which become
-    channels-last, into `plain`. All are by the first module of their group, with the group's output channels one after the other.
+    Groups of `quantized` linears that read the same rows go into `fp8`, `convolutions` into `plain`, channels-last. All are by the
+    first module of their group, with the group's output channels one after the other.
     """
 
-    def __init__(self, quantized: Iterable[Group] = (), joined: Iterable[Group] = (), convolutions: Iterable[nn.Module] = ()):
+    def __init__(self, quantized: Iterable[Group] = (), convolutions: Iterable[nn.Module] = ()):
         self._quantized = frozenset(quantized)
-        self.groups: tuple[Group, ...] = (*self._quantized, *joined, *((conv,) for conv in convolutions))
+        self.groups: tuple[Group, ...] = (*self._quantized, *((conv,) for conv in convolutions))
         self.modules = frozenset(module for group in self.groups for module in group)
         self.fp8: dict[Any, Fp8Rows] = {}
         self.plain: dict[Any, Tensor] = {}
@@ -40,19 +40,16 @@ class OwnWeights:
         first = group[0]
         present = [bias for bias in biases if bias is not None]
         self.biases[first] = _over(self.biases.get(first), torch.cat(present) if present else None)
-        joined = weights[0] if len(weights) == 1 else torch.cat(tuple(weights))
         if group in self._quantized:
-            fresh, kept = quantize_rows(joined), self.fp8.get(first)
+            fresh, kept = quantize_rows(torch.cat(tuple(weights))), self.fp8.get(first)
             self.fp8[first] = kept or fresh
             if kept is not None:
                 kept.values.copy_(fresh.values)
                 kept.scales.copy_(fresh.scales)
         elif first in self.plain:
-            self.plain[first].copy_(joined)
-        elif joined.ndim == 4:
-            self.plain[first] = joined.clone(memory_format=torch.channels_last)
+            self.plain[first].copy_(weights[0])
         else:
-            self.plain[first] = joined if joined is not weights[0] else joined.clone()
+            self.plain[first] = weights[0].clone(memory_format=torch.channels_last)
 
 
 def _over(kept: Tensor | None, fresh: Tensor | None) -> Tensor | None:

@@ -175,6 +175,20 @@ def test_sprites_are_compared_with_each_drawn_alone():
     assert len(nodes_of(alone, "OptimizeModel")) == len(nodes_of(plain.prompt(3, "x"), "OptimizeModel")) == 1
 
 
+def test_files_are_saved_while_the_next_sprites_are_drawn():
+    base = base_graphs(find_scenarios(["files8"])[0], CHOICES, OUTPUT_TYPES)
+    plain, ours = side_graphs(base, (STOCK, OURS), OUTPUT_TYPES, DEFAULTS)
+    assert len(nodes_of(plain.graph, "SaveImage")) == len(nodes_of(plain.graph, "VAEDecode")) == 1
+    assert not nodes_of(ours.graph, "SaveImage") + nodes_of(ours.graph, "VAEDecode")
+    (save,) = nodes_of(ours.prompt(3, "runs/7"), "SaveSprites")
+    (sampler,) = nodes_of(ours.graph, "BatchSpriteSampler")
+    assert (sampler["inputs"]["draw"], sampler["inputs"]["count"]) == ("while saving", 8)
+    assert save["inputs"]["filename"] == "runs/7_%index%"
+    assert ours.graph[save["inputs"]["sprites"][0]] is sampler
+    assert ours.graph[save["inputs"]["vae"][0]]["class_type"] == "OptimizeVAE"
+    assert ours.alone is not None
+
+
 def test_an_input_that_the_optimiser_lacks_is_refused():
     base = base_graphs(SCENARIOS[0], CHOICES, OUTPUT_TYPES)
     with pytest.raises(BadInputError, match="OptimizeModel has no input 'speed': choose from engine, precision"):

@@ -1,0 +1,37 @@
+"""Grids of the kernels on pictures of any size: only the first axis may pass 65535 (CUDA Programming Guide, technical specifications)."""
+
+import importlib
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+
+class Kernel:
+    """Stands in for a Triton kernel and keeps its grids."""
+
+    def __init__(self) -> None:
+        self.grids: list[tuple[int, ...]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        self.grids.append(grid)
+        return lambda *args, **kwargs: None
+
+
+@pytest.mark.parametrize("channels", [128, 512])
+@pytest.mark.parametrize("side", [1024, 4096])
+def test_group_norm_of_the_vaes_largest_pictures(monkeypatch, channels, side):
+    pictures = importlib.import_module("fast_sprites.nodes.engine.kernels.triton_pictures")
+    tuning = importlib.import_module("fast_sprites.nodes.engine.kernels.tuning")
+    kernel = Kernel()
+    for name in ("_group_norm_sums", "_group_norm_finalize", "_group_norm_apply", "_upsample"):
+        monkeypatch.setattr(pictures, name, kernel)
+    x = torch.empty(2, side, side, channels, device="meta", dtype=torch.bfloat16)
+    weight = torch.empty(channels, device="meta")
+    for launches in (tuning.DEFAULT, *tuning.BY_CAPABILITY.values()):
+        pictures.group_norm(x, weight, weight, 32, 1e-6, tuning=launches)
+    pictures.upsample(x, [2 * side, 2 * side])
+    assert len(kernel.grids) == 3 * (1 + len(tuning.BY_CAPABILITY)) + 1
+    assert max(max(grid[1:]) for grid in kernel.grids) <= 65535
