@@ -152,7 +152,9 @@ class Scene:
         adapter = package(self._nodes, "comfy_adapters.vae")
         plan = package(self._nodes, "engine.vae.plan").VaePlan(decoder="eager", precision="fp32", pictures_per_pass=2)
         vae = adapter.shallow_copy(self._checkpoint.vae)
-        adapter.set_decode(vae, package(self._nodes, "engine.vae.run_decode").SpriteDecoder(self._checkpoint.vae, plan, lambda _note: None))
+        adapter.set_decode(
+            vae, package(self._nodes, "engine.vae.run_decode").SpriteDecoder(self._checkpoint.vae, plan, lambda _note: None)
+        )
         return vae
 
     def new_folder(self) -> Path:
@@ -196,7 +198,7 @@ class Scene:
         assert after.num_graphs <= self.before.num_graphs, self.place
         assert after.tensor_bytes - self.before.tensor_bytes <= MEMORY_SLACK_BYTES, self.place
 
-    def survive(self, expected: type[BaseException], patch: Callable[[Any], None] | None = None) -> str:
+    def survive(self, expected: tuple[type[BaseException], ...], patch: Callable[[Any], None] | None = None) -> str:
         """Make a run that may end in `expected`, check what it saved, and return how it ended. Everything else is an error."""
         try:
             found = self.run(patch)
