@@ -74,6 +74,14 @@ def _git_files(root: Path, *options: str) -> list[str]:
     return [name for name in listed.split("\0") if name]
 
 
+def is_clone(root: Path) -> bool:
+    """Whether git is there and lists what it tracks in `root`; in a clone of another user it does not."""
+    try:
+        return bool(_git_files(root))
+    except DevError:
+        return False
+
+
 def packed_files(root: Path) -> list[str]:
     """The files that `comfy node publish` packs: those that git tracks and .comfyignore, which has gitignore's syntax, does not name."""
     ignored = set(_git_files(root, "--cached", "--ignored", f"--exclude-from={root / '.comfyignore'}"))

@@ -4,7 +4,6 @@ import ipaddress
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dev_tools.registry import write_archive
+from dev_tools.registry import is_clone, write_archive
 from dev_tools.workflow_files import fitted, load_workflows
 from dev_tools.workspace import TINY_CHECKPOINT
 from fast_sprites.nodes.benchmark.server import ComfyServer
@@ -27,8 +26,7 @@ SIZE = 64
 STEPS = 2
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("git") is None or not (PACK_ROOT / ".git").exists(),
-    reason="the archive is made of what git tracks, this is no clone",
+    not is_clone(PACK_ROOT), reason="the archive is made of what git tracks, and git lists nothing here"
 )
 
 

@@ -14,8 +14,7 @@ from dev_tools.workspace import PACK_ROOT
 
 pytest.importorskip("tomllib", reason="Python 3.10 has no tomllib")
 needs_clone = pytest.mark.skipif(
-    shutil.which("git") is None or not (PACK_ROOT / ".git").exists(),
-    reason="the archive is made of what git tracks, this is no clone",
+    not registry.is_clone(PACK_ROOT), reason="the archive is made of what git tracks, and git lists nothing here"
 )
 REPOSITORY = "https://github.com/somebody/fast-sprites"
 PYPROJECT = f"""
