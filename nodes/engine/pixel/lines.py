@@ -8,6 +8,13 @@ from .colour import Floats
 # Allowed share by which one cell may differ from the pitch, and the price of doing so.
 _SLACK = 0.3
 _STIFFNESS = 6.0
+# Lines are settled on votes blurred by this share of the pitch, within this share of it; prices of leaving the place and the pitch.
+_SETTLE_BLUR = 0.06
+_SETTLE_REACH = 0.45
+_SETTLE_HOLD = 5.0
+_SETTLE_STIFFNESS = 20.0
+# Narrowest cell between settled lines, as a share of the pitch.
+_LEAST_CELL = 0.3
 # Evidence from which a line counts as seen.
 SURE = 0.4
 
@@ -132,3 +139,32 @@ def _match_count(widths: NDArray[np.float64], gaps: NDArray[np.intp], count: int
             return None
         gaps[at] = changed[at]
     return gaps
+
+
+def settle_lines(lines: Floats, votes: Floats, pitch: float) -> Floats:
+    """Move placed lines, each by less than half a cell, to where votes of whole cells and even spacing agree best.
+
+    `votes` add up likelihoods, so a step that only one cell shows can move its line, and a narrow cell between two clear lines
+    may stay one.
+    """
+    sigma = max(0.5, _SETTLE_BLUR * pitch)
+    reach = int(np.ceil(3 * sigma))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    smooth = np.convolve(votes, kernel, mode="same")
+    evidence = np.maximum(smooth - np.median(smooth), 0).astype(np.float32)
+    reach = max(1, round(_SETTLE_REACH * pitch))
+    offsets = np.arange(-reach, reach + 1)
+    places = np.rint(lines).astype(np.intp)[:, None] + offsets
+    inside = (places >= 0) & (places < len(votes))
+    gain = np.where(inside, evidence[np.clip(places, 0, len(votes) - 1)], 0) - _SETTLE_HOLD * (offsets / pitch) ** 2
+    best, steps = gain[0], []
+    for index in range(1, len(lines)):
+        spacing = (places[index][:, None] - places[index - 1]) / pitch
+        reached = best - _SETTLE_STIFFNESS * (spacing - 1) ** 2 - np.where(spacing < _LEAST_CELL, np.inf, 0)
+        steps.append(reached.argmax(axis=1))
+        best = gain[index] + reached.max(axis=1)
+    chain = [int(best.argmax())]
+    for step in reversed(steps):
+        chain.append(int(step[chain[-1]]))
+    settled = places[np.arange(len(lines)), chain[::-1]]
+    return _centred(settled, evidence, pitch).astype(np.float32)

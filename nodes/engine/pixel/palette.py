@@ -15,6 +15,7 @@ from .clusters import (
 )
 from .colour import Floats, lab_to_srgb, srgb_to_lab
 from .restore import restore_cells
+from .unclear import settle_unclear
 
 MAX_COLOURS = 256
 _FAINT_CELLS = 4
@@ -67,7 +68,8 @@ def recover_colours(pictures: NDArray[np.floating], max_colours: int = 0) -> tup
     order = np.argsort(-weights, kind="stable")
     colours = np.rint(lab_to_srgb(centres[order])).astype(np.uint8)
     _, first_place = np.unique(colours, axis=0, return_index=True)
-    return Palette(colours[np.sort(first_place)]), np.clip(restored.cells, 0, 255)
+    colours = colours[np.sort(first_place)]
+    return Palette(colours), settle_unclear(np.clip(restored.cells, 0, 255), colours, opaque)
 
 
 def _without_faint_shades(centres: Floats, weights: NDArray[np.intp], noise: float) -> tuple[Floats, NDArray[np.intp]]:

@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from .cells import CellLines, central_taps, tap_deviation
 from .colour import Floats
-from .edges import edge_profiles
-from .lines import SURE, line_evidence, place_lines, refine_pitch, track_lines
+from .edges import Strips, cell_votes, edge_profiles, picture_strips
+from .lines import SURE, line_evidence, place_lines, refine_pitch, settle_lines, track_lines
 from .pitch import candidate_pitches, pitch_spectrum
 
 MIN_PITCH_PX = 3.5
@@ -126,6 +126,12 @@ def _place(track: Track, pitch: float, count: tuple[int, int]) -> CellLines:
     return CellLines(*(place_lines(track.sure(axis), track.evidence[axis], pitch, count[axis]) for axis in (0, 1)))
 
 
+def _settled(strips: Strips, lines: CellLines, pitches: tuple[float, float]) -> CellLines:
+    """Return lines moved to where the cells between the lines of the other axis change colour; pitches of columns and rows."""
+    votes = cell_votes(strips, lines.columns, lines.rows, min(pitches))
+    return CellLines(settle_lines(lines.columns, votes[0], pitches[0]), settle_lines(lines.rows, votes[1], pitches[1]))
+
+
 def _judge(
     pictures: NDArray[np.floating], profiles: list[tuple[Floats, Floats]], pitch: float, concentration: float
 ) -> _Candidate:
@@ -168,7 +174,8 @@ def _all_lines_drawn(cells: Floats) -> float:
 def find_grid(pictures: NDArray[np.floating]) -> FoundGrid | None:
     """Find the grid of pictures (B, H, W, 3), sRGB 0..255; None where nothing repeats."""
     height, width = pictures.shape[1:3]
-    profiles = [edge_profiles(picture) for picture in pictures]
+    strips = [picture_strips(picture) for picture in pictures]
+    profiles = [edge_profiles(part) for part in strips]
     shorter = min(width, height)
     if shorter / _MIN_CELLS <= MIN_PITCH_PX or not any(profile.any() for pair in profiles for profile in pair):
         return None
@@ -187,7 +194,7 @@ def find_grid(pictures: NDArray[np.floating]) -> FoundGrid | None:
     tracks = chosen.tracks if len(judges) == len(pictures) else follow(profiles, chosen.pitch)
     pitch = joint_pitch(tracks, chosen.pitch)
     count = cell_count(tracks, pitch, (width, height))
-    lines = tuple(_place(track, pitch, count) for track in tracks)
+    lines = tuple(_settled(part, _place(track, pitch, count), (pitch, pitch)) for part, track in zip(strips, tracks, strict=True))
     strength = float(np.interp(pitch, pitches[::-1], concentration[::-1]))
     # lines that hardly part colours weaken the drawn ones in the spectrum of their own pitch, but agree with them at half of it
     faint = [candidate for candidate in judged if candidate.drawn < 1 and abs(chosen.pitch / candidate.pitch - 2) < 0.05]
@@ -201,11 +208,11 @@ def fit_grid(pictures: NDArray[np.floating], count: tuple[int, int]) -> FoundGri
     pitches = (width / count[0], height / count[1])
     lines = []
     for picture in pictures:
-        placed = []
-        for axis, profile in enumerate(edge_profiles(picture)):
+        strips, placed = picture_strips(picture), []
+        for axis, profile in enumerate(edge_profiles(strips)):
             evidence = line_evidence(profile, pitches[axis])
             (tracked,) = track_lines(evidence[None], pitches[axis])
             sure = tracked[evidence[tracked] > SURE]
             placed.append(place_lines(sure, evidence, pitches[axis], count[axis], whole=True))
-        lines.append(CellLines(*placed))
+        lines.append(_settled(strips, CellLines(*placed), pitches))
     return FoundGrid(*count, (pitches[0] * pitches[1]) ** 0.5, tuple(lines), 0.0, 1.0)
