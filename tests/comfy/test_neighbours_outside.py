@@ -24,7 +24,7 @@ def test_noise_of_another_pack_reaches_every_sprite(bench, monkeypatch):
     """Inspire's variation seeds and smZNodes: comfy.sample.prepare_noise is replaced for all samplers."""
     import comfy.sample
 
-    stock = comfy.sample.prepare_noise
+    stock: Any = comfy.sample.prepare_noise
     plain = bench.single(SEEDS[0], "euler")
 
     def varied(latent: torch.Tensor, seed: int, noise_inds: Any = None) -> torch.Tensor:
@@ -81,7 +81,9 @@ def test_a_sampler_object_of_another_pack_asks_the_model_its_own_way(comfyui, ti
         noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
         sampler = comfy.samplers.KSAMPLER(function)
         with torch.inference_mode():
-            return comfy.sample.sample_custom(model, noise, 5.0, sampler, sigmas, *conds, torch.zeros_like(noise), seed=5)
+            return comfy.sample.sample_custom(
+                model, noise, 5.0, sampler, sigmas, conds[0], conds[1], torch.zeros_like(noise), seed=5
+            )
 
     assert relative_error(draw(optimized), draw(tiny_sdxl.model)) < TOLERANCE
 
