@@ -32,7 +32,7 @@ def test_removed_charts_leave_nothing_behind(fresh: ComfyPage, vue_nodes: bool) 
     # With Vue nodes ComfyUI's page itself keeps removed nodes, its own too, and their widgets with them.
     charts, others, sidebars = kept
     assert charts <= others
-    assert sidebars <= 1  # newer pages hold on to the last one closed
+    assert sidebars <= 1  # Chromium's WebFormElementObserver, for autofill, holds on to the last form control removed
     if not vue_nodes:
         assert charts == 0
 
