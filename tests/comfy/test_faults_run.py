@@ -18,7 +18,7 @@ import torch
 from .faults import Allocations, Scene
 from .optimized import Graphs, StopError, package
 
-WANTED = os.environ.get("FAST_SPRITES_FAULTS", "6")
+WANTED = os.environ.get("FAST_SPRITES_FAULTS", "4")
 FAULTS_PER_COUNT = 20
 """What is left behind adds up, so it need not be counted after every fault."""
 

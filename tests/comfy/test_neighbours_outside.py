@@ -172,9 +172,14 @@ def apply_core(node: Any, model: Any, widgets: dict[str, Any]) -> Any:
     return getattr(node(), node.FUNCTION)(model, **widgets)[0]
 
 
+@pytest.fixture(scope="module")
+def plain(comfyui, tiny_sdxl, conds) -> torch.Tensor:
+    """Stock's picture."""
+    return sample(comfyui, tiny_sdxl.model, conds, **SMALL)
+
+
 @pytest.mark.parametrize("name", list(CORE_NODES))
-def test_comfyuis_own_patch_nodes(comfyui, tiny_sdxl, optimized, conds, core_nodes, name):
-    plain = sample(comfyui, tiny_sdxl.model, conds, **SMALL)
+def test_comfyuis_own_patch_nodes(comfyui, tiny_sdxl, optimized, conds, plain, core_nodes, name):
     expected = sample(comfyui, apply_core(core_nodes[name], tiny_sdxl.model, CORE_NODES[name]), conds, **SMALL)
     assert relative_error(expected, plain) > 10 * TOLERANCE
     assert relative_error(sample(comfyui, optimized, conds, **SMALL), plain) < TOLERANCE
