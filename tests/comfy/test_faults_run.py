@@ -43,10 +43,9 @@ def allocations(scene: Scene) -> Allocations:
 def chosen(allocations: Allocations) -> list[int]:
     """The numbers of the allocations to strike at."""
     paths = allocations.code_paths
-    ends = {path: number for number, path in enumerate(paths)}
-    for number, path in enumerate(reversed(paths), start=1):
-        ends[path, "first"] = len(paths) - number
-    distinct = sorted(set(ends.values()))
+    last = {path: number for number, path in enumerate(paths)}
+    first = {path: number for number, path in reversed(list(enumerate(paths)))}
+    distinct = sorted({*first.values(), *last.values()})
     if WANTED == "all":
         return list(range(len(paths)))
     if WANTED == "paths":
