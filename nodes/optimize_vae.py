@@ -38,7 +38,7 @@ class OptimizeVAE(io.ComfyNode):
                     default=0,
                     min=0,
                     max=64,
-                    tooltip="How many pictures are decoded at once; 0: up to one megapixel together, fewer where memory is short.",
+                    tooltip="How many pictures are decoded at once; 0: one, which then has the same bits in every batch.",
                 ),
             ],
             outputs=[

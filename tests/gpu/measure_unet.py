@@ -1,7 +1,5 @@
 """Measures the UNet engine against stock on one GPU: a ladder of techniques, error, peak memory, and where a step's time goes.
 
-`step_ms` is what each further step adds to a run, `step_synced_ms` the same with the device waited for after every step.
-
 COMFYUI_PATH=... python tests/gpu/measure_unet.py CHECKPOINT [--legacy] [--batches 1 8] [--profile] [--json OUT]
 """
 
@@ -39,7 +37,6 @@ load_pack()
 from fast_sprites.nodes.engine.model.apply_model_plan import apply_model_plan  # noqa: E402
 from fast_sprites.nodes.engine.model.plan import ModelPlan  # noqa: E402
 
-SHORT_STEPS = 4
 LADDER = {
     "stock": None,
     "eager engine": ModelPlan(engine="eager"),
@@ -131,11 +128,9 @@ def main():
             _, _, second_ms = timed(patched, conds, batch)
             runs = [timed(patched, conds, batch) for _ in range(args.repeats)]
             walls = [wall_ms(patched, conds, batch, args.steps) / args.steps for _ in range(args.repeats)]
-            short = [wall_ms(patched, conds, batch, SHORT_STEPS) for _ in range(args.repeats)]
-            steps_ms = statistics.median(walls) * args.steps - statistics.median(short)  # what a run's start costs is in both
             free, whole = torch.cuda.mem_get_info()
             row = {
-                "batch": batch, "rung": name, "step_ms": round(steps_ms / (args.steps - SHORT_STEPS), 2), "step_synced_ms": round(statistics.median(r[1] for r in runs), 2),
+                "batch": batch, "rung": name, "step_synced_ms": round(statistics.median(r[1] for r in runs), 2),
                 "run_per_step_ms": round(statistics.median(walls), 2), "spread_ms": round(max(walls) - min(walls), 2),
                 "first_step_ms": round(statistics.median(r[2] for r in runs), 1), "first_use_s": round(first_s, 2), "first_run_step_ms": round(second_ms, 1),
                 "error": error, "peak_alloc_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),

@@ -82,7 +82,7 @@ def test_an_error_in_the_engine(tiny, conds, watch, error, where):
     assert torch.equal(sample(tiny.model, conds), before)
     watch.reset()
     assert relative_error(sample(ours, conds), before) < TOLERANCE
-    assert (watch.captures, watch.stock) == (2, 1), "the engine did not recover"
+    assert (watch.captures, watch.stock) == (2, 1 if where == "first step" else 0), "the engine did not recover"
     assert torch.equal(sample(tiny.model, conds), before)
 
 

@@ -5,6 +5,7 @@ Pictures are [N, H, W, C] contiguous, tokens [N, L, C].
 
 import contextlib
 import importlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 
@@ -36,6 +37,7 @@ class Arena:
     def __init__(self) -> None:
         self._blocks: list[Tensor] = []
         self._idle_count = 0
+        self._handed_out: dict[int, int] = {}  # address of a block, its size
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return an uninitialised contiguous tensor in the smallest free block that is not wastefully large."""
@@ -45,11 +47,27 @@ class Arena:
         nbytes = max(512, count * dtype.itemsize)
         block = next((b for b in self._blocks if nbytes <= b.numel() <= 4 * nbytes and self._is_idle(b)), None)
         if block is None:
-            block = torch.empty(-(-nbytes // 512) * 512, dtype=torch.uint8, device=device)
-            self._idle_count = torch._C._storage_Use_Count(block.untyped_storage()._cdata)
-            self._blocks.append(block)
-            self._blocks.sort(key=Tensor.numel)
+            block = self._make(-(-nbytes // 512) * 512, device)
+        self._handed_out[block.data_ptr()] = block.numel()
         return block[: count * dtype.itemsize].view(dtype).view(tuple(shape))
+
+    def _make(self, nbytes: int, device: torch.device) -> Tensor:
+        block = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        self._idle_count = torch._C._storage_Use_Count(block.untyped_storage()._cdata)
+        self._blocks.append(block)
+        self._blocks.sort(key=Tensor.numel)
+        return block
+
+    def reserve(self, sizes: Sequence[int], device: torch.device) -> None:
+        """Make the blocks of `sizes`, in bytes, that are not there, and count from here what is handed out."""
+        for size, blocks in Counter(sizes).items():
+            for _ in range(blocks - sum(block.numel() == size for block in self._blocks)):
+                self._make(size, device)
+        self._handed_out.clear()
+
+    def sizes_handed_out(self) -> tuple[int, ...]:
+        """Return the sizes in bytes of the blocks handed out since reserve()."""
+        return tuple(self._handed_out.values())
 
     def _is_idle(self, block: Tensor) -> bool:
         return torch._C._storage_Use_Count(block.untyped_storage()._cdata) == self._idle_count

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import math
+import weakref
 from collections.abc import Callable, Generator, Hashable
 from typing import Any
 
@@ -67,10 +68,21 @@ class _Run:
             self.held = None
 
 
+class _Known:
+    """What was found out about the shapes of one UNet; unlike weights and graphs it outlives an unload."""
+
+    def __init__(self, unet: Any, attention: Any):
+        self.unet = weakref.ref(unet)
+        self.attention = attention  # ComfyUI's, which some packs replace between two runs
+        self.verified: set[Hashable] = set()
+        self.waits: dict[Hashable, str] = {}
+        self.arena_sizes: dict[Hashable, tuple[int, ...]] = {}
+
+
 class UNetEngine:
     """The engine of one optimised MODEL: prepared weights and graphs between runs, held weights during one.
 
-    Everything it keeps is dropped when ComfyUI unloads the model or loads another clone of it, and goes with the MODEL that owns it.
+    All memory it keeps is dropped when ComfyUI unloads the model or loads another clone of it, and goes with the MODEL that owns it.
     """
 
     def __init__(self, plan: ModelPlan, notify: Callable[[str], None]):
@@ -78,11 +90,11 @@ class UNetEngine:
         self._notify = notify
         self._ops = engine_ops(plan.engine)
         self._run: _Run | None = None
-        self._core_attention: Any = None
+        self._known: _Known | None = None
         self.release()
 
     def release(self) -> None:
-        """Drop prepared weights, graphs and what was found out about them."""
+        """Drop prepared weights and graphs."""
         self._unet: Any = None
         self._own = OwnWeights()
         self._own_version: Hashable = None
@@ -91,7 +103,6 @@ class UNetEngine:
     def _forget_forward(self) -> None:
         self._forward: UNetForward | None = None
         self._graphs: GraphCache | None = None
-        self._verified: set[Hashable] = set()
         self._no_graph_because = ""
 
     def detached(self, unpatch_all: bool) -> None:
@@ -160,42 +171,42 @@ class UNetEngine:
         control: Any, options: dict[str, Any],
     ) -> Tensor:  # fmt: skip
         """Return the engine's output; on a shape's first step compare with ComfyUI's, and return that if they disagree."""
+        known = self._known_shapes(model)
         key = shape_key(x, context, y, control)
         calls = _calls_python(options)
-        expected: Tensor | None = None
-        if not calls and key not in self._verified:
-            # ComfyUI's goes first: what it loads is given back before the engine adds memory of its own.
-            expected = stock(x, timesteps, context, y, own_control(control), dict(options))
+        if not calls and key not in known.verified:
+            return self._compared(run, known, key, stock, model, x, timesteps, context, y, control, options)
+        forward = self._prepare(run, model, x)
+        why = known.waits.get(key) or self._no_graph_because
+        if calls:  # never compared: a patch that counts its calls must be called once
+            why = f"{calls} of another node is called at every step"
+        elif self._plan.cuda_graph and not why:
+            return self._replay(run, forward, known.arena_sizes, key, x, timesteps, context, y, control, options)
+        if why:
+            run.notes[f"no CUDA graph: {why}"] = None
+        return forward(x, timesteps, context, y, own_control(control), options)
+
+    def _compared(
+        self, run: _Run, known: _Known, key: Hashable, stock: Callable[..., Tensor], model: Any, x: Tensor, timesteps: Tensor,
+        context: Tensor, y: Tensor | None, control: Any, options: dict[str, Any],
+    ) -> Tensor:  # fmt: skip
+        # ComfyUI's goes first: what it loads is given back before the engine adds memory of its own.
+        expected = stock(x, timesteps, context, y, own_control(control), dict(options))
         try:
             forward = self._prepare(run, model, x)
         except NotResidentError as error:
-            if expected is None:
-                raise
             run.step_back(str(error))
             self.release()
             return expected
-        if calls:
-            run.notes[f"no CUDA graph: {calls} of another node is called at every step"] = None
-            # not compared: a patch that counts its calls must be called once
-            return forward(x, timesteps, context, y, own_control(control), options)
-        if key in self._verified:
-            if not self._plan.cuda_graph:
-                return forward(x, timesteps, context, y, own_control(control), options)
-            if self._no_graph_because:
-                run.notes[f"no CUDA graph: {self._no_graph_because}"] = None
-                return forward(x, timesteps, context, y, own_control(control), options)
-            return self._replay(run, forward, key, x, timesteps, context, y, control, options)
-        if expected is None:  # the weights turned out to have moved
-            expected = stock(x, timesteps, context, y, own_control(control), dict(options))
         evict_unheld(run.patcher, x.device)
         with WaitWatch() as watch:
             out = forward(x, timesteps, context, y, own_control(control), dict(options))
         if watch.found:
-            self._no_graph_because = f"{watch.found} waits for the device"
+            known.waits[key] = f"{watch.found} waits for the device"
         difference = (torch.linalg.vector_norm((out - expected).float()) / torch.linalg.vector_norm(expected.float())).item()
         tolerance = FP8_TOLERANCE if self._plan.fp8 else TOLERANCE[out.dtype]
         if difference <= tolerance:
-            self._verified.add(key)
+            known.verified.add(key)
             if self._plan.fp8:
                 run.notes[f"FP8: the first step differs from ComfyUI's by {difference:.1e}"] = None
             return out
@@ -206,15 +217,24 @@ class UNetEngine:
         run.step_back(f"the engine's first step differed from ComfyUI's by {difference:.1e} ({allowed})")
         return expected
 
+    def _known_shapes(self, model: Any) -> _Known:
+        """Return what is known about `model` with the attention of this moment."""
+        attention = model_patcher.core_attention_function()
+        if self._known is None or self._known.unet() is not model or self._known.attention is not attention:
+            self._forget_forward()
+            self._known = _Known(model, attention)
+        return self._known
+
     def _replay(
-        self, run: _Run, forward: UNetForward, key: Hashable, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None,
+        self, run: _Run, forward: UNetForward, sizes: dict[Hashable, tuple[int, ...]], key: Hashable, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None,
         control: Any, options: dict[str, Any],
     ) -> Tensor:  # fmt: skip
         self._graphs = self._graphs or GraphCache()
         captured = self._graphs.get(key)
         if captured is None:
             try:
-                captured = self._graphs.capture(key, forward, x, timesteps, context, y, control)
+                captured = self._graphs.capture(key, forward, x, timesteps, context, y, control, arena_sizes=sizes.get(key, ()))
+                sizes[key] = captured.arena_sizes
             except CaptureError as error:
                 self._no_graph_because = str(error)
                 run.notes[f"no CUDA graph: {error}"] = None
@@ -232,10 +252,6 @@ class UNetEngine:
             run.release()
         if run.held is None:
             require_plain_modules(model)
-            attention = model_patcher.core_attention_function()
-            if attention is not self._core_attention:
-                self._forget_forward()
-                self._core_attention = attention
             layout = self._forward.layout if self._forward is not None else UNetLayout(**unet.describe_unet(model))
             on_demand = loads_on_demand(run.patcher, x.device)
             if not self._own.groups:

@@ -57,13 +57,14 @@ class WaitWatch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation."""
         out = func(*args, **(kwargs or {}))
+        packet = func.overloadpacket
         waits = not {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}.isdisjoint(func.tags)
-        if func is torch.ops.aten.copy_.default:
+        if packet is torch.ops.aten.copy_:
             waits = args[0].device != args[1].device
-        elif func is torch.ops.aten._to_copy.default:
+        elif packet in (torch.ops.aten._to_copy, torch.ops.aten.to):  # inference mode shows `to` undecomposed
             waits = args[0].device != out.device
         if waits:
-            self.found = self.found or str(func)
+            self.found = self.found or str(packet)
         return out
 
 
@@ -71,9 +72,13 @@ class CapturedForward:
     """The forward for one shape: a graph of the cross-attention keys and values, and a graph of the rest."""
 
     def __init__(
-        self, forward: UNetForward, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None, control: Any, arena: Arena
-    ):
-        """Run once, so that every library has its workspace and kernels and the arena its blocks, then capture."""
+        self, forward: UNetForward, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None, control: Any, arena: Arena,
+        arena_sizes: tuple[int, ...],
+    ):  # fmt: skip
+        """Run once, so that every library has its workspace and kernels and the arena its blocks, then capture.
+
+        `arena_sizes` are the blocks that an earlier capture of the same shape took, if there was one.
+        """
         self._inputs = [x.clone(), timesteps.clone(), context.clone()]
         self._y = None if y is None else y.clone()
         self._control = (
@@ -90,6 +95,7 @@ class CapturedForward:
         self._cross: KeysValues = forward.cross_buffers(context)
         with torch.cuda.stream(stream), forward.ops.allocating_from(arena):
             # Blocks made late in one pass are taken early in the next, so it takes passes until none is missing.
+            arena.reserve(arena_sizes, x.device)
             made = -1
             while made != arena.nbytes:
                 made = arena.nbytes
@@ -97,6 +103,7 @@ class CapturedForward:
                 self._run(forward)
             self._capture(self._context_graph, lambda: self._fill_cross(forward))
             self._capture(self._graph, lambda: self._run(forward))
+        self.arena_sizes = arena.sizes_handed_out()
         torch.cuda.current_stream(x.device).wait_stream(stream)
 
     @staticmethod
@@ -165,12 +172,12 @@ class GraphCache:
             self._graphs.move_to_end(key)
         return self._graphs.get(key)
 
-    def capture(self, key: Hashable, forward: UNetForward, *inputs: Any) -> CapturedForward:
+    def capture(self, key: Hashable, forward: UNetForward, *inputs: Any, arena_sizes: tuple[int, ...] = ()) -> CapturedForward:
         """Capture and keep a graph for `key`; raises CaptureError when that is not possible."""
         while len(self._graphs) >= MAX_GRAPHS:
             self._graphs.popitem(last=False)
         try:
-            captured = CapturedForward(forward, *inputs, arena=self._arena)
+            captured = CapturedForward(forward, *inputs, arena=self._arena, arena_sizes=arena_sizes)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError) as error:  # CUDA's and the Triton launcher's

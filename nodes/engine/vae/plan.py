@@ -8,17 +8,15 @@ from ..report import Decision
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 SWITCHES = ("auto", "on", "off")
 
-# Live memory of one decode, bytes per output pixel and byte of the dtype, for a decoder 128 channels wide: 1.30 GiB for 1024x1024
-# in bf16, measured; ComfyUI reserves 2178. The tenth on top is for convolution workspaces.
-DECODE_BYTES_PER_PIXEL = 665 * 1.1
-# Pictures of this many pixels together keep a large card busy; more at once only takes memory (two at once: 77 ms, one: 40 ms).
-PIXELS_PER_PASS = 1024 * 1024
+# Peak of one decode with its weights' copies, bytes per output pixel and byte of the dtype, for a decoder 128 channels wide: 1.84 GiB
+# for 1024x1024 in bf16 (H100, tests/gpu/measure_vae.py); ComfyUI reserves 2178.
+DECODE_BYTES_PER_PIXEL = 950
 MIN_TILE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class VaeSettings:
-    """What the user chose on the node; `pictures_per_pass` 0 means chosen from size and free memory."""
+    """What the user chose on the node; `pictures_per_pass` 0 means one, which gives the same bits in every batch."""
 
     precision: str = "auto"
     channels_last: str = "auto"
@@ -76,11 +74,11 @@ def plan_vae(settings: VaeSettings, machine: MachineFacts, vae: VaeFacts) -> Vae
             precision_decision,
             Decision.done(
                 "pictures per pass",
-                f"{count}, as chosen" if count else "up to one megapixel together, fewer where memory is short",
+                f"{count}, as chosen" if count else "one at a time, so that each has the same bits in every batch",
             ),
             Decision.done(
                 "memory",
-                "the measured need of a decode is reserved (ComfyUI reserves 3 times it); tiled only when one picture does not fit",
+                "the measured need of a decode is reserved (ComfyUI reserves 2.3 times it); tiled only when one picture does not fit",
             ),
         ),
     )
@@ -91,10 +89,9 @@ def decode_bytes(pixels: int, dtype_bytes: int, decoder_channels: int) -> int:
     return int(DECODE_BYTES_PER_PIXEL * pixels * dtype_bytes * decoder_channels / 128)
 
 
-def pictures_per_pass(chosen: int, pixels: int, picture_bytes: int, free_bytes: int) -> int:
+def pictures_per_pass(chosen: int, picture_bytes: int, free_bytes: int) -> int:
     """Return how many pictures to decode at once; 0 when not even one fits into `free_bytes`."""
-    wanted = chosen or max(1, PIXELS_PER_PASS // pixels)
-    return min(wanted, free_bytes // picture_bytes)
+    return min(chosen or 1, free_bytes // picture_bytes)
 
 
 def tile_size(height: int, width: int, picture_bytes: int, free_bytes: int) -> int:

@@ -35,7 +35,7 @@ class SpriteDecoder:
         height, width = samples.shape[2:]
         picture_bytes = decode_bytes(64 * height * width, self._dtype.itemsize, self._plan.decoder_channels)
         free_bytes = vae_adapter.make_room(self._vae, picture_bytes)
-        count = pictures_per_pass(self._plan.pictures_per_pass, 64 * height * width, picture_bytes, free_bytes)
+        count = pictures_per_pass(self._plan.pictures_per_pass, picture_bytes, free_bytes)
         tile = 0 if count else tile_size(height, width, picture_bytes, free_bytes)
         with vae_adapter.on_device(self._vae):
             while True:
