@@ -8,7 +8,7 @@ import pytest
 from dev_tools import comfyui, environment
 from dev_tools.errors import DevError
 from dev_tools.versions import Versions, chosen, find_python, requirement_lines, write_requirements
-from dev_tools.workspace import Workspace
+from dev_tools.workspace import PACK_ROOT, Workspace
 
 
 def test_without_versions_everything_is_as_ever():
@@ -100,3 +100,9 @@ def test_another_python_is_another_environment(tmp_path: Path):
     path.write_text("torch\n")
     assert environment.wanted_stamp([path], "3.12.1")["python"] == "3.12.1"
     assert not environment.is_ready(environment.wanted_stamp([path], "3.12.1"), environment.wanted_stamp([path], "3.13.0"))
+
+
+def test_every_version_that_can_be_named_is_in_the_table():
+    table = (PACK_ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
+    for version in comfyui.SDISTS:
+        assert f"\n| {version} |" in table
