@@ -40,7 +40,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--rounds", type=int, default=1, metavar="N", help="batches on a killed cluster, tests/server/test_cluster.py"
     )
     parser.addoption(
-        "--fuzz", type=int, default=0, metavar="N", help="random hostile inputs for each fuzzed property (default: the same 50 each time)"
+        "--fuzz",
+        type=int,
+        default=0,
+        metavar="N",
+        help="random hostile inputs for each fuzzed property (default: the same 50 each time)",
     )
     parser.addoption("--sprites", type=int, default=64, metavar="N", help="sprites in each of these batches")
     parser.addoption("--update-node-surface", action="store_true", help="write tests/comfy/node_surface.json anew")
@@ -52,7 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     from hypothesis import HealthCheck, settings
 
-    count: int = config.getoption("--fuzz")
+    count = int(config.getoption("--fuzz") or 0)
     slow_is_fine = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large]
     settings.register_profile(
         "fast-sprites",
