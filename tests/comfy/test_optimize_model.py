@@ -161,6 +161,29 @@ def test_memory_running_out_with_control_draws_the_right_picture(comfyui, pack_n
     assert relative_error(got, expected) < TOLERANCE
 
 
+def test_a_kernel_that_cannot_be_compiled_leaves_the_runs_to_comfyui(comfyui, pack_nodes, tiny_sdxl, conds, watch, monkeypatch):
+    class AssemblerError(Exception):
+        pass
+
+    ops, tried = package(pack_nodes, "engine.kernels.ops"), []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        tried.append(1)
+        raise AssemblerError("ptxas failed\nsm_121a is not defined")
+
+    monkeypatch.setattr(ops.TorchOps, "compile_errors", (AssemblerError,))
+    monkeypatch.setattr(ops.TorchOps, "geglu", failing)
+    shown: list[str] = []
+    monkeypatch.setattr(package(pack_nodes, "engine.model.apply_model_plan"), "send_text", lambda text, **_: shown.append(text))
+    optimized, expected = optimize(pack_nodes, tiny_sdxl.model)[0], sample(comfyui, tiny_sdxl.model, conds)
+    for _ in range(2):
+        assert torch.equal(sample(comfyui, optimized, conds), expected)
+    assert len(tried) == 1  # the second run does not compile again
+    assert watch.count == 1
+    assert len(shown) == 2
+    assert all("Triton cannot compile a kernel for this device (AssemblerError: ptxas failed)" in text for text in shown)
+
+
 def test_the_engine_keeps_nothing_once_another_clone_or_nothing_is_loaded(comfyui, pack_nodes, tiny_sdxl, conds):
     import comfy.model_management
 

@@ -5,6 +5,8 @@ from typing import Any
 import pytest
 import torch
 
+from .optimized import package
+
 # fp32 on the CPU; pictures are in 0..1.
 TOLERANCE = 1e-4
 
@@ -96,6 +98,24 @@ def test_endless_out_of_memory_ends_in_one_sentence(pack_nodes, tiny_sdxl, monke
     monkeypatch.setattr(tiny_sdxl.vae.first_stage_model, "decode", failing)
     with pytest.raises(Exception, match="does not fit into memory even in tiles of 256 pixels"):
         optimized.decode(latents())
+
+
+def test_a_kernel_that_cannot_be_compiled_leaves_the_decode_to_comfyui(pack_nodes, tiny_sdxl, monkeypatch):
+    class AssemblerError(Exception):
+        pass
+
+    def failing(*args, **kwargs):
+        raise AssemblerError("ptxas failed\nsm_121a is not defined")
+
+    ops = package(pack_nodes, "engine.kernels.ops")
+    monkeypatch.setattr(ops.TorchOps, "compile_errors", (AssemblerError,))
+    monkeypatch.setattr(ops.TorchOps, "group_norm", failing)
+    shown: list[str] = []
+    monkeypatch.setattr(package(pack_nodes, "engine.vae.apply_vae_plan"), "send_text", lambda text, **_: shown.append(text))
+    optimized, _ = optimize(pack_nodes, tiny_sdxl.vae, channels_last="on")
+    assert torch.equal(optimized.decode(latents()), tiny_sdxl.vae.decode(latents()))
+    why = "Triton cannot compile a kernel for this device (AssemblerError: ptxas failed)"
+    assert shown == [f"ComfyUI's own decoder ran: {why}"]
 
 
 def test_other_vae_is_passed_through_with_the_reason(pack_nodes, tiny_sdxl):

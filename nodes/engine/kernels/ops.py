@@ -82,6 +82,8 @@ class TorchOps:
     """Every operation on torch's own kernels; tensors come from torch's allocator."""
 
     name = "torch"
+    compile_errors: tuple[type[Exception], ...] = ()
+    """What is raised where a kernel cannot be compiled for the device."""
 
     @contextlib.contextmanager
     def allocating_from(self, arena: Arena) -> Iterator[None]:
@@ -156,6 +158,8 @@ class TritonOps(TorchOps):
     def __init__(self) -> None:
         self._pictures: ModuleType = importlib.import_module(".triton_pictures", __package__)
         self._tokens: ModuleType = importlib.import_module(".triton_tokens", __package__)
+        # PTXASError, CompilationError and OutOfResources are no RuntimeErrors.
+        self.compile_errors = (importlib.import_module("triton.errors").TritonError,)
         self._arena: Arena | None = None
 
     @contextlib.contextmanager
@@ -262,6 +266,11 @@ class TritonOps(TorchOps):
     def upsample(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Return the picture at `size` (height, width), nearest neighbour."""
         return self._pictures.upsample(x, size, empty=self._empty)
+
+
+def compile_failure(error: Exception) -> str:
+    """Return one of `compile_errors` in a line."""
+    return f"Triton cannot compile a kernel for this device ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
 
 
 def engine_ops(engine: str) -> TorchOps:

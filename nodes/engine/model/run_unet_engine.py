@@ -20,7 +20,7 @@ from ...comfy_adapters.weights import (
     require_plain_modules,
     require_room,
 )
-from ..kernels.ops import engine_ops
+from ..kernels.ops import compile_failure, engine_ops
 from ..unet.forward import BLOCK_PATCHES, StockPieces, UNetForward
 from ..unet.fp8 import fp8_linears
 from ..unet.graphs import CaptureError, GraphCache, WaitWatch, own_control, shape_key
@@ -91,6 +91,7 @@ class UNetEngine:
         self._ops = engine_ops(plan.engine)
         self._run: _Run | None = None
         self._known: _Known | None = None
+        self._cannot_compile = ""
         self.release()
 
     def release(self) -> None:
@@ -118,7 +119,7 @@ class UNetEngine:
         """Open a sampling run; its weights are let go again whatever happens in it."""
         outer, self._run = self._run, _Run(guider)
         run = self._run
-        if why := model_patcher.why_not_ours(guider):
+        if why := model_patcher.why_not_ours(guider) or self._cannot_compile:
             run.step_back(why)
         try:
             yield
@@ -156,6 +157,9 @@ class UNetEngine:
             return self._checked(run, stock, model, x, timesteps, context, y, control, options)
         except NotResidentError as error:
             why = str(error)
+        except self._ops.compile_errors as error:
+            log.warning("engine: %s", error)  # all of it: what the assembler says is below the first line
+            why = self._cannot_compile = compile_failure(error)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
@@ -226,8 +230,8 @@ class UNetEngine:
         return self._known
 
     def _replay(
-        self, run: _Run, forward: UNetForward, sizes: dict[Hashable, tuple[int, ...]], key: Hashable, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None,
-        control: Any, options: dict[str, Any],
+        self, run: _Run, forward: UNetForward, sizes: dict[Hashable, tuple[int, ...]], key: Hashable, x: Tensor, timesteps: Tensor,
+        context: Tensor, y: Tensor | None, control: Any, options: dict[str, Any],
     ) -> Tensor:  # fmt: skip
         self._graphs = self._graphs or GraphCache()
         captured = self._graphs.get(key)

@@ -11,7 +11,7 @@ from ...comfy_adapters import vae as vae_adapter
 from ...comfy_adapters.sampling import is_out_of_memory
 from ...comfy_adapters.weights import HeldWeights, NotResidentError, require_plain_modules
 from ..errors import OutOfMemoryError
-from ..kernels.ops import engine_ops
+from ..kernels.ops import compile_failure, engine_ops
 from .decoder import DecoderForward
 from .plan import MIN_TILE, VaePlan, decode_bytes, pictures_per_pass, tile_size
 
@@ -27,6 +27,7 @@ class SpriteDecoder:
         self._vae = vae
         self._notify = notify
         self._plan = plan
+        self._ops = engine_ops(plan.decoder)
         self._dtype = vae_adapter.DTYPES[plan.precision]
 
     def __call__(self, samples_in: Tensor, vae_options: dict[str, Any] | None = None) -> Tensor:
@@ -41,11 +42,21 @@ class SpriteDecoder:
             while True:
                 try:
                     return self._decode(samples, max(1, count), tile, vae_options or {})
+                except NotResidentError as error:
+                    why = str(error)
+                    break
+                except self._ops.compile_errors as error:
+                    log.warning("VAE decode: %s", error)
+                    why = compile_failure(error)
+                    break
                 except RuntimeError as error:  # torch.OutOfMemoryError and AcceleratorError
                     if not is_out_of_memory(error):
                         raise
                     count, tile = self._smaller(count, tile, max(height, width), error)
                 vae_adapter.empty_cache()
+            # Only here are the failed attempt's tensors gone: the exception held its frames.
+            self._note(f"ComfyUI's own decoder ran: {why}")
+            return vae_adapter.core_decode(self._vae, samples, vae_options or {})
 
     def _smaller(self, count: int, tile: int, side: int, error: RuntimeError) -> tuple[int, int]:
         if count > 1:
@@ -77,13 +88,10 @@ class SpriteDecoder:
                     vae_adapter.load_device(self._vae),
                     vae_adapter.loaded_dtype(self._vae),
                 )
-                decode = DecoderForward(model, engine_ops(self._plan.decoder), held.weights, self._dtype)
+                decode = DecoderForward(model, self._ops, held.weights, self._dtype)
             if tile:
                 return vae_adapter.decode_tiled(self._vae, samples, decode, self._dtype, tile, TILE_OVERLAP)
             return _to_host(self._pictures(samples, decode, count), samples.shape[0], self._vae)
-        except NotResidentError as reason:
-            self._note(f"ComfyUI's own decoder ran: {reason}")
-            return vae_adapter.core_decode(self._vae, samples, vae_options)
         finally:
             if held is not None:
                 held.release()

@@ -35,3 +35,12 @@ def test_group_norm_of_the_vaes_largest_pictures(monkeypatch, channels, side):
     pictures.upsample(x, [2 * side, 2 * side])
     assert len(kernel.grids) == 3 * (1 + len(tuning.BY_CAPABILITY)) + 1
     assert max(max(grid[1:]) for grid in kernel.grids) <= 65535
+
+
+@pytest.mark.parametrize(
+    ("module", "name"), [("runtime", "PTXASError"), ("runtime", "OutOfResources"), ("compiler", "CompilationError")]
+)
+def test_what_triton_raises_for_a_kernel_that_it_cannot_compile_is_known(module, name):
+    ops = importlib.import_module("fast_sprites.nodes.engine.kernels.ops").engine_ops("fast")
+    error = getattr(importlib.import_module(f"triton.{module}.errors"), name)
+    assert issubclass(error, ops.compile_errors)
