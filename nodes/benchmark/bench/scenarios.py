@@ -152,9 +152,9 @@ class SideGraph:
 
     def prompt(self, seed: int, prefix: str) -> Graph:
         """What is queued: every seed is `seed`, pictures are saved under `prefix`."""
-        drawn = graphs.with_widgets(
-            graphs.with_seed(self.graph, seed), {"filename_prefix": prefix, "filename": f"{prefix}_%index%"}
-        )
+        drawn = graphs.with_widgets(graphs.with_seed(self.graph, seed), {"filename_prefix": prefix})
+        # By class: other nodes load what they call their filename.
+        drawn = graphs.with_inputs(drawn, {"SaveSprites": {"filename": f"{prefix}_%index%"}})
         for node_id in graphs.seed_nodes(drawn):
             # ComfyUI ignores an input that a node does not declare, but counts it when it looks for a cached result
             # (comfy_execution/caching.py, get_immediate_node_signature): else a side would get the samples of one with the same model.

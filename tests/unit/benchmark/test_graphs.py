@@ -189,6 +189,14 @@ def test_files_are_saved_while_the_next_sprites_are_drawn():
     assert ours.alone is not None
 
 
+def test_what_a_workflow_loads_by_filename_is_left_alone():
+    own = stock_graph(graphs.read_graph(WORKFLOWS / "sprites_to_disk.json"), Choices())
+    own["lut"] = {"class_type": "LoadLut", "inputs": {"filename": "warm.cube"}}
+    prompt = side_graphs(StockGraphs(own, own), (STOCK,), OUTPUT_TYPES, DEFAULTS)[0].prompt(3, "runs/7")
+    assert nodes_of(prompt, "LoadLut")[0]["inputs"]["filename"] == "warm.cube"
+    assert nodes_of(prompt, "SaveSprites")[0]["inputs"]["filename"] == "runs/7_%index%"
+
+
 def test_an_input_that_the_optimiser_lacks_is_refused():
     base = base_graphs(SCENARIOS[0], CHOICES, OUTPUT_TYPES)
     with pytest.raises(BadInputError, match="OptimizeModel has no input 'speed': choose from engine, precision"):
