@@ -44,6 +44,11 @@ def _why_not_sdxl(vae: Any, model: Any) -> str:
     return ""
 
 
+def is_empty(vae: Any) -> bool:
+    """Tell whether ComfyUI found no VAE in the checkpoint: what it hands out then has neither a device nor a patcher."""
+    return getattr(vae, "first_stage_model", vae) is None
+
+
 def load_device(vae: Any) -> torch.device:
     """Return the device that the VAE computes on."""
     return vae.device

@@ -128,6 +128,13 @@ def test_other_vae_is_passed_through_with_the_reason(pack_nodes, tiny_sdxl):
     assert "not an SDXL VAE (it has 16 latent channels" in report
 
 
+def test_a_checkpoint_without_a_vae_is_refused(pack_nodes):
+    import comfy.sd
+
+    with pytest.raises(Exception, match="vae is empty: the checkpoint holds none; load one with Load VAE"):
+        optimize(pack_nodes, comfy.sd.VAE(sd={"unet.weight": torch.zeros(1)}))
+
+
 def test_circular_padding_is_kept(pack_nodes, tiny_sdxl):
     """Packs for tiled textures set it on the convolutions themselves."""
     optimized, _ = optimize(pack_nodes, tiny_sdxl.vae, channels_last="on")

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...comfy_adapters import vae as vae_adapter
 from ...comfy_adapters.progress import send_text
+from ..errors import BadInputError
 from ..facts import read_machine_facts
 from ..report import report_text
 from .plan import VaeFacts, VaeSettings, plan_vae
@@ -17,8 +18,10 @@ log = logging.getLogger("fast_sprites")
 def optimize_vae(vae: Any, settings: VaeSettings, node_id: str) -> tuple[Any, str]:
     """Return an optimised copy of a VAE and the report; `vae` itself is never touched.
 
-    What a decode could not do as planned is shown on node `node_id`.
+    What a decode could not do as planned is shown on node `node_id`. Raises BadInputError for a checkpoint without a VAE.
     """
+    if vae_adapter.is_empty(vae):
+        raise BadInputError("vae is empty: the checkpoint holds none; load one with Load VAE.")
     machine = read_machine_facts(vae_adapter.load_device(vae))
     plan = plan_vae(settings, machine, VaeFacts(**vae_adapter.describe_vae(vae)))
     report = report_text(machine.label, plan.decisions)
