@@ -88,7 +88,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """The prompt was cancelled while it ran."""
+    """The prompt was cancelled, while it ran or while it waited."""
 
 
 Event = Started | Cached | NodeStarted | Step | NodeDone | Succeeded | Failed | Cancelled
@@ -189,13 +189,18 @@ class ComfyClient:
         Raises UnreachableError if the server goes away. Events of other prompts are dropped.
         """
         outcome: Event | None = None
+        waits = True
         async for message in self._socket:
             if message.type is not aiohttp.WSMsgType.TEXT:
                 continue  # previews
             content: dict[str, Any] = json.loads(message.data)
             data: dict[str, Any] = content["data"]
+            if waits and content["type"] == "status" and await self._is_gone(prompt_id):
+                yield Cancelled()  # the queue was cleared; nothing else tells so
+                return
             if data.get("prompt_id") != prompt_id:
                 continue
+            waits = False
             if content["type"] == "executing" and data["node"] is None and outcome is not None:
                 yield outcome  # only now the history is complete
                 return
@@ -225,6 +230,10 @@ class ComfyClient:
     async def job(self, prompt_id: str) -> dict[str, Any]:
         """The server's record of a prompt: status, and its start and end in milliseconds (GET /api/jobs/{id})."""
         return await self._json(f"/api/jobs/{prompt_id}")
+
+    async def _is_gone(self, prompt_id: str) -> bool:
+        async with self._request("GET", f"/api/jobs/{prompt_id}") as response:
+            return response.status == 404
 
     async def image(self, ref: ImageRef) -> bytes:
         """The file of a picture as the server saved it, metadata included."""

@@ -119,6 +119,23 @@ def test_cancel_stops_within_a_step(comfy: Comfy):
 
 
 @pytest.mark.usefixtures("goes_on")
+def test_a_prompt_that_is_cleared_out_of_the_queue_ends_as_cancelled(comfy: Comfy):
+    slow, waiting = (comfy.sprites(count=1, width=256, height=256, steps=500, seed=seed) for seed in (17, 18))
+
+    async def clear(client: ComfyClient) -> list[Event]:
+        first = await client.queue(slow)
+        second = await client.queue(waiting)
+        async with client._request("POST", "/queue", json={"clear": True}) as response:
+            assert response.status == 200
+        try:
+            return [event async for event in client.follow(second)]
+        finally:
+            await client.cancel(first)
+
+    assert comfy.ask(clear) == [Cancelled()]
+
+
+@pytest.mark.usefixtures("goes_on")
 @pytest.mark.parametrize(
     ("change", "says"),
     [

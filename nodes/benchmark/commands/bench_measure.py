@@ -84,6 +84,8 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
         first_runs=not options.no_first_runs,
         seed=options.seed,
     )
+    if options.json is not None and options.json.suffix == ".md":
+        raise BadInputError(f"--json {options.json} would be overwritten by the report beside it: name a file that ends in .json.")
     path = options.json or Path(datetime.now(timezone.utc).strftime("fast-sprites-bench-%Y%m%d-%H%M%S.json"))
     record = Record(
         command=shlex.join(["fast-sprites", *_without_folders(sys.argv[1:])]),

@@ -30,6 +30,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--server", "http://127.0.0.1:1"], "No ComfyUI answers at http://127.0.0.1:1"),
         (["--model", "fp8"], "'fp8' is no setting: write NAME=VALUE"),
         (["--scenarios", "singel"], "There is no scenario 'singel'"),
+        (["--server", "http://127.0.0.1:1", "--json", "x.md"], "--json x.md would be overwritten by the report beside it"),
     ],
 )
 def test_what_cannot_be_started_gets_one_sentence(
