@@ -204,6 +204,22 @@ def test_the_engine_keeps_nothing_once_another_clone_or_nothing_is_loaded(comfyu
     assert alive() == before
 
 
+def test_the_engine_keeps_nothing_where_it_disagrees_with_comfyui(comfyui, pack_nodes, tiny_sdxl, conds, watch, monkeypatch):
+    module, released = package(pack_nodes, "engine.model.run_unet_engine"), []
+    monkeypatch.setattr(module, "TOLERANCE", dict.fromkeys(module.TOLERANCE, -1.0))
+    monkeypatch.setattr(module, "release_cached_memory", lambda: released.append(kept()))
+    prepared = package(pack_nodes, "engine.unet.prepared").PreparedWeights
+
+    def kept() -> int:
+        gc.collect()
+        return sum(type(o) is prepared for o in gc.get_objects())
+
+    optimized, before = optimize(pack_nodes, tiny_sdxl.model)[0], kept()
+    expected = sample(comfyui, tiny_sdxl.model, conds)
+    assert torch.equal(sample(comfyui, optimized, conds), expected)
+    assert (watch.count, released) == (1, [before])
+
+
 def test_a_model_that_is_unloaded_in_the_middle_of_a_run_is_prepared_again(comfyui, pack_nodes, tiny_sdxl, conds, watch):
     import comfy.model_management
 

@@ -153,22 +153,24 @@ class UNetEngine:
         if torch.is_grad_enabled() and x.requires_grad:
             run.notes["ComfyUI's own forward ran where another node asked for gradients"] = None
             return stock(x, timesteps, context, y, control, options, **rest)
+        out: Tensor | None = None
         try:
-            return self._checked(run, stock, model, x, timesteps, context, y, control, options)
+            out = self._checked(run, stock, model, x, timesteps, context, y, control, options)
         except NotResidentError as error:
-            why = str(error)
+            run.step_back(str(error))
         except self._ops.compile_errors as error:
             log.warning("engine: %s", error)  # all of it: what the assembler says is below the first line
-            why = self._cannot_compile = compile_failure(error)
+            self._cannot_compile = compile_failure(error)
+            run.step_back(self._cannot_compile)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            why = "no memory left for the engine"
-        # Only here are the failed attempt's tensors gone: the exception held its frames.
-        run.step_back(why)
-        self.release()
-        release_cached_memory()
-        return stock(x, timesteps, context, y, control, options, **rest)
+            run.step_back("no memory left for the engine")
+        if run.stock_because:
+            # Only here are the failed attempt's tensors gone: the exception held its frames.
+            self.release()
+            release_cached_memory()
+        return stock(x, timesteps, context, y, control, options, **rest) if out is None else out
 
     def _checked(
         self, run: _Run, stock: Callable[..., Tensor], model: Any, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None,
@@ -200,7 +202,6 @@ class UNetEngine:
             forward = self._prepare(run, model, x)
         except NotResidentError as error:
             run.step_back(str(error))
-            self.release()
             return expected
         evict_unheld(run.patcher, x.device)
         with WaitWatch() as watch:
