@@ -130,6 +130,7 @@ class Graphs:
 
     def __init__(self, pack_nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
         self.captures = 0
+        self.waits = 0
         self.fail = False
         monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)
         monkeypatch.setattr(torch.cuda, "Stream", lambda device: self)
@@ -138,7 +139,8 @@ class Graphs:
         captured_forward = package(pack_nodes, "engine.unet.graphs").CapturedForward
         monkeypatch.setattr(captured_forward, "_capture", staticmethod(self.capture))
 
-    def wait_stream(self, other: Any) -> None: ...
+    def wait_stream(self, other: Any) -> None:
+        self.waits += 1
 
     def capture(self, graph: StandInGraph, body: Any) -> None:
         if self.fail:

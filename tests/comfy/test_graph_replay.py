@@ -1,10 +1,11 @@
 """What goes in and out of a captured forward, with a stand-in for CUDA's graphs that runs the captured body again at every replay."""
 
+import gc
 from typing import Any
 
 import torch
 
-from .optimized import STEPS, TOLERANCE, StandInGraph, relative_error, sample, with_control, with_lora
+from .optimized import STEPS, TOLERANCE, StandInGraph, package, relative_error, sample, with_control, with_lora
 
 CAPTURED = 2  # a graph of keys and values, and one of the rest
 
@@ -59,9 +60,12 @@ def test_a_context_that_changes_at_every_step_is_not_taken_from_the_last(comfyui
     assert graphs.captures == CAPTURED
 
 
-def test_a_capture_that_fails_costs_the_graph_and_nothing_else(comfyui, tiny_sdxl, optimized, graphs, conds):
+def test_a_capture_that_fails_costs_the_graph_and_nothing_else(comfyui, pack_nodes, tiny_sdxl, optimized, graphs, conds):
+    cache = package(pack_nodes, "engine.unet.graphs").GraphCache
     graphs.fail = True
     check(comfyui, optimized, tiny_sdxl.model, conds)
+    assert graphs.waits == 2  # for the passes before the capture, and for what they wrote
+    assert not any(type(o) is cache for o in gc.get_objects())
     check(comfyui, optimized, tiny_sdxl.model, conds)
     assert graphs.captures == 0
 

@@ -242,8 +242,10 @@ class UNetEngine:
                 sizes[key] = captured.arena_sizes
             except CaptureError as error:
                 self._no_graph_because = str(error)
-                run.notes[f"no CUDA graph: {error}"] = None
-                return forward(x, timesteps, context, y, own_control(control), options)
+        if captured is None:
+            self._graphs = None  # no graph is replayed from here on, and their arena holds a step's activations
+            run.notes[f"no CUDA graph: {self._no_graph_because}"] = None
+            return forward(x, timesteps, context, y, own_control(control), options)
         context_key = None
         if run.constant_conditioning and "uuids" in options:
             context_key = (*options["uuids"], *options["cond_or_uncond"])

@@ -93,18 +93,20 @@ class CapturedForward:
         stream.wait_stream(torch.cuda.current_stream(x.device))
         # Keys and values live as long as the graphs, so they are no part of the arena.
         self._cross: KeysValues = forward.cross_buffers(context)
-        with torch.cuda.stream(stream), forward.ops.allocating_from(arena):
-            # Blocks made late in one pass are taken early in the next, so it takes passes until none is missing.
-            arena.reserve(arena_sizes, x.device)
-            made = -1
-            while made != arena.nbytes:
-                made = arena.nbytes
-                self._fill_cross(forward)
-                self._run(forward)
-            self._capture(self._context_graph, lambda: self._fill_cross(forward))
-            self._capture(self._graph, lambda: self._run(forward))
+        try:
+            with torch.cuda.stream(stream), forward.ops.allocating_from(arena):
+                # Blocks made late in one pass are taken early in the next, so it takes passes until none is missing.
+                arena.reserve(arena_sizes, x.device)
+                made = -1
+                while made != arena.nbytes:
+                    made = arena.nbytes
+                    self._fill_cross(forward)
+                    self._run(forward)
+                self._capture(self._context_graph, lambda: self._fill_cross(forward))
+                self._capture(self._graph, lambda: self._run(forward))
+        finally:  # after a failure too: what the passes still write is freed to this stream then
+            torch.cuda.current_stream(x.device).wait_stream(stream)
         self.arena_sizes = arena.sizes_handed_out()
-        torch.cuda.current_stream(x.device).wait_stream(stream)
 
     @staticmethod
     def _capture(graph: Any, body: Callable[[], None]) -> None:
