@@ -16,7 +16,7 @@ class OptimizeVAE(io.ComfyNode):
             node_id="OptimizeVAE",
             display_name="Optimize VAE",
             category="Fast Sprites",
-            description="Decodes with the memory that SDXL's VAE really needs, several pictures a pass, tiled only when one does not fit.",
+            description="Decodes one picture at a time with the memory that SDXL's VAE really needs, tiled only when one does not fit.",
             search_aliases=["vae memory", "vae decode batch", "vae channels last"],
             has_intermediate_output=True,  # the report also comes when the node's result is cached
             inputs=[
