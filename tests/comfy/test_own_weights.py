@@ -1,5 +1,6 @@
 """What the engine keeps in a form of its own: it follows LoRA, gives the originals back, and takes what ComfyUI casts at every call."""
 
+import gc
 from typing import Any
 
 import pytest
@@ -53,6 +54,25 @@ def test_convolutions_are_copied_once_per_lora(comfyui, pack_nodes, tiny_sdxl, c
     assert watch.count == 3 * STEPS
     assert len(made) == 2 * len(set(made)) > 0
     assert all(isinstance(group[0], torch.nn.Conv2d) for group in made)
+
+
+def test_room_is_asked_for_once_where_attention_is_replaced_between_runs(comfyui, pack_nodes, tiny_sdxl, conds, monkeypatch):
+    from comfy.ldm.modules import attention
+
+    engine, own_weights = package(pack_nodes, "engine.model.run_unet_engine"), package(pack_nodes, "engine.unet.own_weights")
+    kept: list[int] = []
+
+    def require_room(patcher: Any, x: torch.Tensor, extra_bytes: int) -> None:
+        gc.collect()
+        kept.append(sum(bool(own.plain) for own in gc.get_objects() if type(own) is own_weights.OwnWeights))
+
+    monkeypatch.setattr(engine, "require_room", require_room)
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
+    sample(comfyui, optimized, conds)
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_split)
+    sample(comfyui, optimized, conds)
+    assert len(kept) == 2
+    assert kept[0] == kept[1]
 
 
 @pytest.mark.parametrize(("channels", "taken"), [(512, True), (16384, False)])

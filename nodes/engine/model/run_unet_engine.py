@@ -226,7 +226,7 @@ class UNetEngine:
         """Return what is known about `model` with the attention of this moment."""
         attention = model_patcher.core_attention_function()
         if self._known is None or self._known.unet() is not model or self._known.attention is not attention:
-            self._forget_forward()
+            self.release()  # the weights too, so that room for them is not asked for twice
             self._known = _Known(model, attention)
         return self._known
 
