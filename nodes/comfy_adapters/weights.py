@@ -4,7 +4,7 @@ Under DynamicVRAM every layer asks for its weight at every call, which costs mor
 layer is asked once per run, with LoRA applied by ComfyUI's own code, and stays pinned until released.
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import torch
@@ -130,6 +130,17 @@ class HeldWeights:
 def loads_on_demand(patcher: Any, device: torch.device) -> bool:
     """Tell whether ComfyUI loads the model's weights as they are asked for, and can take them back one by one (DynamicVRAM)."""
     return device in getattr(patcher.model, "dynamic_vbars", {})
+
+
+def replaced_weights(patcher: Any, device: torch.device, modules: Iterable[Any]) -> Hashable:
+    """Return a value that differs when somebody put other weights into `modules`, or a patch for every call, past the ModelPatcher.
+
+    Addresses tell so only without DynamicVRAM, which moves weights itself.
+    """
+    patched = tuple(bool(getattr(m, "weight_function", None) or getattr(m, "bias_function", None)) for m in modules)
+    if loads_on_demand(patcher, device):
+        return patched
+    return patched, tuple(m.weight.data_ptr() for m in modules)
 
 
 def evict_unheld(patcher: Any, device: torch.device) -> None:

@@ -75,6 +75,18 @@ def test_room_is_asked_for_once_where_attention_is_replaced_between_runs(comfyui
     assert kept[0] == kept[1]
 
 
+def test_a_convolution_that_somebody_replaced_is_copied_again(comfyui, pack_nodes, tiny_sdxl, conds, watch, monkeypatch):
+    conv = tiny_sdxl.model.model.diffusion_model.input_blocks[1][0].in_layers[2]
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
+    plain = sample(comfyui, optimized, conds)
+    monkeypatch.setattr(conv, "weight", torch.nn.Parameter(conv.weight * 1.5, requires_grad=False))
+    got = sample(comfyui, optimized, conds)  # without a run of stock between, which would let the copies go
+    expected = sample(comfyui, tiny_sdxl.model, conds)
+    assert relative_error(expected, plain) > 10 * TOLERANCE
+    assert relative_error(got, expected) < TOLERANCE
+    assert watch.count == 2 * STEPS
+
+
 @pytest.mark.parametrize(("channels", "taken"), [(512, True), (16384, False)])
 def test_a_small_module_in_the_checkpoints_dtype_is_cast(comfyui, pack_nodes, channels, taken):
     import comfy.ops

@@ -17,6 +17,7 @@ from ...comfy_adapters.weights import (
     NotResidentError,
     evict_unheld,
     loads_on_demand,
+    replaced_weights,
     require_plain_modules,
     require_room,
 )
@@ -282,7 +283,7 @@ class UNetEngine:
 
     def _take_own(self, run: _Run, x: Tensor) -> bool:
         """Bring the engine's own weights up to date with the run's LoRA; tell whether they changed."""
-        version = model_patcher.weights_version(run.patcher)
+        version = model_patcher.weights_version(run.patcher), replaced_weights(run.patcher, x.device, self._own.modules)
         if version == self._own_version:
             return False
         self._own_version = None  # an error on the way leaves weights of two versions
