@@ -85,7 +85,9 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
         seed=options.seed,
     )
     if options.json is not None and options.json.suffix == ".md":
-        raise BadInputError(f"--json {options.json} would be overwritten by the report beside it: name a file that ends in .json.")
+        raise BadInputError(
+            f"--json {options.json} would be overwritten by the report beside it: name a file that ends in .json."
+        )
     path = options.json or Path(datetime.now(timezone.utc).strftime("fast-sprites-bench-%Y%m%d-%H%M%S.json"))
     record = Record(
         command=shlex.join(["fast-sprites", *_without_folders(sys.argv[1:])]),
