@@ -96,6 +96,11 @@ def dtype_name(dtype: torch.dtype) -> str:
     return _DTYPE_NAMES.get(dtype, str(dtype).removeprefix("torch."))
 
 
+def is_model(value: Any) -> bool:
+    """Tell a MODEL from what else comes through a socket of any type, such as Memory Probe's."""
+    return hasattr(value, "model_options")
+
+
 def load_device(patcher: Any) -> torch.device:
     """Return the device that the model computes on."""
     return patcher.load_device

@@ -44,6 +44,11 @@ def _why_not_sdxl(vae: Any, model: Any) -> str:
     return ""
 
 
+def is_vae(value: Any) -> bool:
+    """Tell a VAE from what else comes through a socket of any type, such as Memory Probe's."""
+    return hasattr(value, "decode")
+
+
 def is_empty(vae: Any) -> bool:
     """Tell whether ComfyUI found no VAE in the checkpoint: what it hands out then has neither a device nor a patcher."""
     return getattr(vae, "first_stage_model", vae) is None

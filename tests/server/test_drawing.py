@@ -226,8 +226,16 @@ def test_a_vae_through_a_probe_is_not_taken_for_a_model(comfy: Comfy):
         message = failure(comfy, prompt).message
     except PromptRefusedError as refused:
         (message,) = refused.reasons
-    assert "VAE" in message
-    assert "\n" not in message
+    assert message.strip() == "Optimize Model was given a VAE: connect a MODEL, from a checkpoint loader."
+
+
+@pytest.mark.usefixtures("goes_on")
+def test_a_model_through_a_probe_is_not_taken_for_a_vae(comfy: Comfy):
+    prompt = comfy.sprites()
+    prompt["probe"] = comfy.node("MemoryProbe", value=["load", 0])
+    prompt["vae"]["inputs"]["vae"] = ["probe", 0]
+    message = failure(comfy, prompt).message
+    assert message.strip() == "Optimize VAE was given a ModelPatcher: connect a VAE, from a checkpoint or VAE loader."
 
 
 def test_the_probe_reads_without_a_gpu(comfy: Comfy):

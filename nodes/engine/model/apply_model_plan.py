@@ -7,6 +7,7 @@ from typing import Any
 
 from ...comfy_adapters import model_patcher
 from ...comfy_adapters.progress import send_text
+from ..errors import BadInputError
 from ..facts import read_machine_facts
 from ..report import report_text
 from .plan import ModelFacts, ModelPlan, ModelSettings, plan_model
@@ -16,7 +17,12 @@ log = logging.getLogger("fast_sprites")
 
 
 def optimize_model(patcher: Any, settings: ModelSettings, node_id: str) -> tuple[Any, str]:
-    """Return an optimised clone of a MODEL and the report; `patcher` itself is never touched."""
+    """Return an optimised clone of a MODEL and the report; `patcher` itself is never touched.
+
+    Raises BadInputError for anything else than a MODEL.
+    """
+    if not model_patcher.is_model(patcher):
+        raise BadInputError(f"Optimize Model was given a {type(patcher).__name__}: connect a MODEL, from a checkpoint loader.")
     machine = read_machine_facts(model_patcher.load_device(patcher))
     clean = model_patcher.clone(patcher)
     facts = ModelFacts(**model_patcher.describe_model(clean))

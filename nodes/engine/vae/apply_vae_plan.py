@@ -18,8 +18,11 @@ log = logging.getLogger("fast_sprites")
 def optimize_vae(vae: Any, settings: VaeSettings, node_id: str) -> tuple[Any, str]:
     """Return an optimised copy of a VAE and the report; `vae` itself is never touched.
 
-    What a decode could not do as planned is shown on node `node_id`. Raises BadInputError for a checkpoint without a VAE.
+    What a decode could not do as planned is shown on node `node_id`. Raises BadInputError for anything else than a VAE and for a
+    checkpoint without one.
     """
+    if not vae_adapter.is_vae(vae):
+        raise BadInputError(f"Optimize VAE was given a {type(vae).__name__}: connect a VAE, from a checkpoint or VAE loader.")
     if vae_adapter.is_empty(vae):
         raise BadInputError("vae is empty: the checkpoint holds none; load one with Load VAE.")
     machine = read_machine_facts(vae_adapter.load_device(vae))
