@@ -170,6 +170,22 @@ class ComfyPage:
         self.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
         self.settle()
 
+    def place_alone(self, kind: str, y: int = 200) -> None:
+        """Open an empty workflow with a new node, placed as the page's own node search does, at its normal size, `y` below the top."""
+        self.evaluate(
+            """async ([kind, y]) => {
+                await app.loadGraphData({nodes: [], links: [], groups: [], config: {}, extra: {}, version: 0.4}, true, true, kind);
+                const node = LiteGraph.createNode(kind);
+                node.pos = [500, y];
+                app.canvas.graph.add(node);
+                app.canvas.ds.scale = 1;
+                app.canvas.ds.offset = [0, 0];
+                app.canvas.setDirty(true, true);
+            }""",
+            [kind, y],
+        )
+        self.settle()
+
     def settle(self) -> None:
         """Give the page two drawn frames and the time that its fit animation takes."""
         self.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")

@@ -24,15 +24,6 @@ NODE_WORDS = """names => Object.fromEntries(names.map(name => {
         outputs: node.outputs.map(output => output.localized_name),
     }];
 }))"""
-PLACE_ALONE = """async kind => {
-    await app.loadGraphData({nodes: [], links: [], groups: [], config: {}, extra: {}, version: 0.4}, true, true, kind);
-    const node = LiteGraph.createNode(kind);
-    node.pos = [500, 300];
-    app.canvas.graph.add(node);
-    app.canvas.ds.scale = 1;
-    app.canvas.ds.offset = [0, 0];
-    app.canvas.setDirty(true, true);
-}"""
 TITLE_AND_INPUT = """() => {
     const node = app.canvas.graph.nodes[0];
     const [x, y] = node.getConnectionPos(true, 0);
@@ -71,8 +62,7 @@ def test_nodes_help_settings_and_sidebar_are_translated(browser: Browser, addres
         assert seen["outputs"] == [socket["name"] for socket in node["outputs"].values()], name
     assert shown["PixelPalette"]["category"] == f"Fast Sprites/{main['nodeCategories']['pixel art']}"
 
-    page.evaluate(PLACE_ALONE, "PixelPalette")
-    page.settle()
+    page.place_alone("PixelPalette", y=300)
     places = page.evaluate(TITLE_AND_INPUT)
     left, top = page.evaluate("() => { const box = app.canvas.canvas.getBoundingClientRect(); return [box.left, box.top]; }")
     tooltips = {"title": nodes["PixelPalette"]["description"], "input": nodes["PixelPalette"]["inputs"]["image"]["tooltip"]}

@@ -29,25 +29,8 @@ EXECUTED = """report => {
 @pytest.fixture
 def optimize_model(page: ComfyPage) -> ComfyPage:
     """One Optimize Model alone on the canvas, at its normal size, where nothing covers it."""
-    add_node(page, "OptimizeModel")
+    page.place_alone("OptimizeModel")
     return page
-
-
-def add_node(page: ComfyPage, kind: str) -> None:
-    """An empty workflow with a new node, placed as the page's own node search does."""
-    page.evaluate(
-        """async kind => {
-            await app.loadGraphData({nodes: [], links: [], groups: [], config: {}, extra: {}, version: 0.4}, true, true, kind);
-            const node = LiteGraph.createNode(kind);
-            node.pos = [500, 200];
-            app.canvas.graph.add(node);
-            app.canvas.ds.scale = 1;
-            app.canvas.ds.offset = [0, 0];
-            app.canvas.setDirty(true, true);
-        }""",
-        kind,
-    )
-    page.settle()
 
 
 def report_element(page: ComfyPage) -> Locator:
@@ -115,7 +98,7 @@ def test_lines_are_readable_and_distinct(optimize_model: ComfyPage, theme: str, 
 def test_a_new_node_has_room_for_its_report(page: ComfyPage, vue_nodes: bool) -> None:
     page.use_vue_nodes(vue_nodes)
     for kind in ("OptimizeModel", "MemoryProbe", "BatchSpriteSampler"):
-        add_node(page, kind)
+        page.place_alone(kind)
         box = report_element(page).bounding_box()
         assert box is not None, kind
         assert box["height"] >= 100, kind
