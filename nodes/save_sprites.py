@@ -5,7 +5,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from .batch_sprite_sampler import SpriteSeeds, SpriteStream
-from .engine.sprites.run_saving import FORMATS, SavingRequest, save_sprites
+from .engine.sprites.file_names import FORMATS
+from .engine.sprites.run_saving import SavingRequest, save_sprites
 from .sprite_prompts import SpritePromptList
 
 

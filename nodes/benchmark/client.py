@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import urllib.parse
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,10 +12,11 @@ from typing import Any, cast
 
 import aiohttp
 
-from ..engine.errors import PackError
+from ..engine.errors import BadInputError, PackError
 
 HISTORY_TIMEOUT_S = 10.0
 POLL_S = 0.05
+HOST = re.compile(r"([\w.-]*\w[\w.-]*|\[[0-9A-Fa-f:.]+(%[\w.-]+)?\])(:[0-9]+)?")
 
 Prompt = Mapping[str, Any]  # API format: node id -> {class_type, inputs, _meta}
 
@@ -285,14 +288,27 @@ class ComfyClient:
 async def _object(response: aiohttp.ClientResponse, path: str) -> dict[str, Any]:
     """The JSON object in an answer; raises ClientError for anything else, which some other server gives."""
     try:
-        answer: Any = json.loads(
-            await response.read()
-        )  # nodes of other packs declare Infinity, so that JSON is read as Python does
+        # As Python reads JSON: nodes of other packs declare Infinity.
+        answer: Any = json.loads(await response.read())
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise ClientError(f"What {response.host} answers for {path} is none of ComfyUI's answers: check the address.")
     return cast(dict[str, Any], answer)
+
+
+def base_url(address: str) -> str:
+    """The server's URL, of `host:port` too; raises BadInputError for anything else."""
+    url = address if "://" in address else f"http://{address}"
+    try:
+        parts = urllib.parse.urlsplit(url)
+        named = HOST.fullmatch(parts.netloc.rpartition("@")[2])
+        usable = parts.scheme in ("http", "https") and named and (parts.port or 1) and parts.path in ("", "/")
+    except ValueError:  # a port that is no number, or half a pair of brackets
+        parts, usable = None, False
+    if parts is None or not usable:
+        raise BadInputError(f"The server is {address!r}; name it as host:port or http://host:port.")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 @asynccontextmanager

@@ -16,8 +16,7 @@ from ...engine.errors import BadInputError, PackError
 from ..bench.method import Limits
 from ..bench.record import Record, without_folder
 from ..bench.scenarios import LADDER, OURS, STOCK, Choices, Scenario, Side, find_scenarios
-from ..client import ClientError
-from ..generate.run import base_url
+from ..client import ClientError, base_url
 from ..pack import pack_version
 from ..server import ComfyServer, ServerError, ServerSetup, known_flags
 from .bench_reports import write_reports

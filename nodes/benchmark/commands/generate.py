@@ -90,10 +90,11 @@ def _resource(text: str) -> tuple[str, float]:
 
 def run(options: argparse.Namespace) -> int:
     """Draw; 0 when every sprite is on disk. Raises PackError with one sentence, and the command that goes on where that helps."""
+    from ..client import base_url
     from ..generate.cluster import generate_on_cluster, open_cluster
     from ..generate.manifest import NAME, Manifest
     from ..generate.progress import Progress
-    from ..generate.run import StoppedError, base_url, generate, require_server
+    from ..generate.run import StoppedError, generate, require_server
 
     if not 1 <= options.job_size <= MAX_JOB_SIZE:
         raise BadInputError(f"--job-size is {options.job_size}; set it between 1 and {MAX_JOB_SIZE}.")

@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, get_type_hints
 
 from ...engine.errors import BadInputError, PackError
+from ...engine.sprites.file_names import FORMATS
 from ..documents import fits, parse_json
 from ..files import write_durably
 from ..pack import pack_version
-from .request import FORMATS, GenerateRequest, Job, Sprite
+from .request import GenerateRequest, Job, Sprite
 
 NAME = "manifest.jsonl"
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")

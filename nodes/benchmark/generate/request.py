@@ -16,8 +16,6 @@ from ...engine.sprites.seeds import MAX_SEED, SEED_MODES, sprite_seeds
 
 MAX_COUNT = 10_000_000
 FILES_PER_FOLDER = 10_000
-FORMATS = ("png", "webp")
-"""Of SaveSprites; each is also the extension of its files."""
 
 
 @dataclass(frozen=True)

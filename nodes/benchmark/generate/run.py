@@ -2,12 +2,10 @@
 
 import asyncio
 import contextlib
-import re
-import urllib.parse
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from ...engine.errors import BadInputError, PackError
+from ...engine.errors import PackError
 from ..client import ClientError, ComfyClient, Failed, ImageRef, Step, Succeeded, connect
 from .manifest import Manifest
 from .progress import Progress
@@ -17,27 +15,12 @@ from .workflow import Graph, check_server, configured, file_extension, job_graph
 QUEUED_JOBS = 2
 """One that is drawn and one that waits, so that the server is never idle while results are fetched."""
 CANCEL_TIMEOUT_S = 5.0
-HOST = re.compile(r"([\w.-]*\w[\w.-]*|\[[0-9A-Fa-f:.]+(%[\w.-]+)?\])(:[0-9]+)?")
 
 SIGNATURES = {".png": b"\x89PNG\r\n\x1a\n", ".webp": b"RIFF"}
 
 
 class StoppedError(PackError):
     """The batch broke off; what is finished is kept and can be gone on with."""
-
-
-def base_url(address: str) -> str:
-    """The server's URL, of `host:port` too; raises BadInputError for anything else."""
-    url = address if "://" in address else f"http://{address}"
-    try:
-        parts = urllib.parse.urlsplit(url)
-        named = HOST.fullmatch(parts.netloc.rpartition("@")[2])
-        usable = parts.scheme in ("http", "https") and named and (parts.port or 1) and parts.path in ("", "/")
-    except ValueError:  # a port that is no number, or half a pair of brackets
-        parts, usable = None, False
-    if parts is None or not usable:
-        raise BadInputError(f"The server is {address!r}; name it as host:port or http://host:port.")
-    return f"{parts.scheme}://{parts.netloc}"
 
 
 async def generate(manifest: Manifest, address: str, job_size: int, progress: Progress) -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from ...engine.errors import BadInputError
+from ...engine.sprites.file_names import FORMATS
 from ..client import ComfyClient
 from ..documents import is_graph, read_json
 from ..pack import WORKFLOWS
-from .request import FORMATS, GenerateRequest, Job
+from .request import GenerateRequest, Job
 
 DEFAULT_WORKFLOW = WORKFLOWS / "sprites_to_disk.json"
 LISTED_CHECKPOINTS = 5

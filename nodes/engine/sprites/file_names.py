@@ -9,6 +9,8 @@ from pathlib import Path
 
 from ..errors import BadInputError
 
+FORMATS = ("png", "webp")
+"""Of SaveSprites; each is also the extension of its files."""
 MAX_COMPONENT_BYTES = 180
 """Of 255 that file systems allow, so that a number and the extension still fit."""
 

@@ -21,15 +21,13 @@ from PIL import Image
 from ...comfy_adapters import folders, saving
 from ...comfy_adapters.vae import core_decode as decode
 from ..errors import BadInputError, PackError
-from .file_names import publish, sprite_name
+from .file_names import FORMATS, publish, sprite_name
 from .png import deflate, encode_png
 from .prompts import SpritePrompt
 from .restore import edit_prompt, edit_workflow, single_sprite_edits
 from .run_batch import SpriteStream
 
 log = logging.getLogger("fast_sprites")
-
-FORMATS = ("png", "webp")
 
 _WEBP_MAX_PIXELS = 16383
 _LONGEST_KEYWORD = 79

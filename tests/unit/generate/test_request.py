@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from fast_sprites.nodes.benchmark.cli import main
-from fast_sprites.nodes.benchmark.client import ClientError, Failed
+from fast_sprites.nodes.benchmark.client import ClientError, Failed, base_url
 from fast_sprites.nodes.benchmark.generate import cluster
 from fast_sprites.nodes.benchmark.generate.progress import Progress, duration
 from fast_sprites.nodes.benchmark.generate.request import GenerateRequest, Job, read_prompts
-from fast_sprites.nodes.benchmark.generate.run import ServerWorker, base_url
+from fast_sprites.nodes.benchmark.generate.run import ServerWorker
 from fast_sprites.nodes.benchmark.generate.workflow import (
     DEFAULT_WORKFLOW,
     check_server,
