@@ -66,7 +66,8 @@ def inference_mode() -> Iterator[None]:
         yield
 
 
-def _load(path: Path) -> Any:
+def load_checkpoint(path: Path) -> Any:
+    """Load a checkpoint as CheckpointLoaderSimple does."""
     import comfy.sd
 
     from .engine_checks import Checkpoint
@@ -93,7 +94,7 @@ def tiny(comfyui: ModuleType, checkpoints: Path) -> Any:
     """The tiny SDXL as CheckpointLoaderSimple loads it; run once, because cuDNN chooses other algorithms in a process's first call."""
     from .engine_checks import encode, sample
 
-    checkpoint = _load(checkpoints / "trained.safetensors")
+    checkpoint = load_checkpoint(checkpoints / "trained.safetensors")
     sample(checkpoint.model, encode(checkpoint.clip))
     return checkpoint
 
@@ -109,13 +110,13 @@ def conds(tiny: Any) -> tuple[Any, Any]:
 @pytest.fixture(scope="session")
 def other_model(checkpoints: Path) -> Any:
     """Another tiny model of the same shape."""
-    return _load(checkpoints / "other.safetensors").model
+    return load_checkpoint(checkpoints / "other.safetensors").model
 
 
 @pytest.fixture(scope="session")
 def inpainting(checkpoints: Path) -> Any:
     """A tiny SDXL with 9 input channels."""
-    return _load(checkpoints / "inpainting.safetensors")
+    return load_checkpoint(checkpoints / "inpainting.safetensors")
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +125,7 @@ def full(comfyui: ModuleType) -> Any:
     named = os.environ.get("FAST_SPRITES_GPU_CHECKPOINT")
     if not named:
         pytest.skip("needs a full-size SDXL checkpoint: name it in FAST_SPRITES_GPU_CHECKPOINT")
-    return _load(Path(named))
+    return load_checkpoint(Path(named))
 
 
 @pytest.fixture(autouse=True)

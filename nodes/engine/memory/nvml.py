@@ -18,13 +18,14 @@ class NvmlMemory:
 
 def read_device(uuid: str) -> NvmlMemory | str:
     """Read the card with torch's `uuid`, or return a sentence that says why NVML cannot."""
-    handle = _open(uuid)
-    if isinstance(handle, str):
-        return handle
+    opened = _open(uuid)
+    if isinstance(opened, str):
+        return opened
     import pynvml
 
+    handle, version = opened
     try:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version)
     except pynvml.NVMLError as error:
         return f"NVML stopped answering ({error}), so the driver's figures come from CUDA and other processes are not told apart."
     try:
@@ -43,14 +44,23 @@ def _other_processes(processes: list[Any]) -> int | None:
 
 
 @functools.cache
-def _open(uuid: str) -> Any:
-    """Return NVML's handle of the card, or a sentence; kept for the life of the process, so NVML is never shut down."""
+def _open(uuid: str) -> tuple[Any, int | None] | str:
+    """Return NVML's handle of the card and the version of its memory figures, or a sentence.
+
+    Kept for the life of the process, so NVML is never shut down.
+    """
     try:
-        from pynvml import NVMLError, nvmlDeviceGetHandleByUUID, nvmlInit
+        from pynvml import NVMLError, nvmlDeviceGetHandleByUUID, nvmlDeviceGetMemoryInfo, nvmlInit, nvmlMemory_v2
     except ImportError:
         return "Other processes are not told apart: the package nvidia-ml-py is not installed."
     try:
         nvmlInit()
-        return nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+        handle = nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
     except NVMLError as error:
         return f"Other processes are not told apart: NVML does not work here ({error})."
+    try:
+        # The first version counts what the driver keeps for itself as used; nvidia-smi and CUDA do not.
+        nvmlDeviceGetMemoryInfo(handle, nvmlMemory_v2)
+    except NVMLError:  # a driver before R510
+        return handle, None
+    return handle, nvmlMemory_v2

@@ -20,7 +20,7 @@ def card(monkeypatch):
 
 
 def test_nvml_that_stops_answering_leaves_cudas_figures(card, caplog):
-    def lost(handle):
+    def lost(handle, version=None):
         raise card.module.NVMLError("GPU is lost")
 
     assert take_sample(CUDA).driver_gib == 14
@@ -67,7 +67,7 @@ def test_a_second_gpu_is_read_by_its_own_number_and_uuid(card, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", cards.__getitem__)
     used = {1: 14, 2: 40}
     card.module.nvmlDeviceGetHandleByUUID = {f"GPU-{UUID}": 1, "GPU-9z": 2}.__getitem__
-    card.module.nvmlDeviceGetMemoryInfo = lambda handle: types.SimpleNamespace(used=used[handle] * GIB, total=80 * GIB)
+    card.module.nvmlDeviceGetMemoryInfo = lambda handle, version: types.SimpleNamespace(used=used[handle] * GIB, total=80 * GIB)
     readings._cuda_properties.cache_clear()
     nvml._open.cache_clear()
     first, other = (take_sample(torch.device("cuda", index)) for index in (0, 1))

@@ -41,6 +41,7 @@ class Card:
             types.SimpleNamespace(pid=77, usedGpuMemory=5 * GIB),
         ]
         self.nvml_error: Exception | None = None
+        self.has_nvml_v2 = True
         properties = types.SimpleNamespace(name="Card", is_integrated=integrated, uuid=UUID)
         readings._cuda_properties.cache_clear()
         nvml._open.cache_clear()
@@ -54,9 +55,10 @@ class Card:
         monkeypatch.setattr(nvml, "os", types.SimpleNamespace(getpid=lambda: 77))
         module: Any = types.ModuleType("pynvml")
         module.NVMLError = type("NVMLError", (Exception,), {})
+        module.nvmlMemory_v2 = 2
         module.nvmlInit = self._init
         module.nvmlDeviceGetHandleByUUID = {f"GPU-{UUID}": object()}.__getitem__
-        module.nvmlDeviceGetMemoryInfo = lambda handle: types.SimpleNamespace(used=14 * GIB, total=24 * GIB)
+        module.nvmlDeviceGetMemoryInfo = self._memory_info
         module.nvmlDeviceGetComputeRunningProcesses = lambda handle: self.processes
         self.module = module
         monkeypatch.setitem(sys.modules, "pynvml", module)
@@ -64,6 +66,12 @@ class Card:
     def _init(self):
         if self.nvml_error is not None:
             raise self.nvml_error
+
+    def _memory_info(self, handle, version=None):
+        if version is not None and not self.has_nvml_v2:
+            raise self.module.NVMLError("Function Not Found")
+        # The first version counts what the driver reserves for itself as used.
+        return types.SimpleNamespace(used=14 * GIB if version else 15 * GIB, total=24 * GIB)
 
     def _reset(self, device):
         self.reset_calls += 1
@@ -124,7 +132,7 @@ def test_broken_nvml_is_a_sentence_and_stays_quiet(card, caplog):
 
 
 def test_card_that_stops_answering_is_a_sentence(card):
-    def gone(handle):
+    def gone(handle, version=None):
         raise card.module.NVMLError("GPU is lost")
 
     assert read_memory(CUDA).missing == ()
@@ -132,6 +140,13 @@ def test_card_that_stops_answering_is_a_sentence(card):
     reading = read_memory(CUDA)
     assert "NVML stopped answering (GPU is lost)" in reading.missing[0]
     assert reading.driver.used_gib == 18
+
+
+def test_drivers_own_reserve_is_not_in_use(card):
+    assert read_memory(CUDA).driver.used_gib == 14
+    card.has_nvml_v2 = False  # a driver before R510 knows no such difference
+    nvml._open.cache_clear()
+    assert read_memory(CUDA).driver.used_gib == 15
 
 
 def test_processes_may_be_refused_while_memory_is_read(card):
