@@ -133,11 +133,11 @@ class Graphs:
         self.waits = 0
         self.fail = False
         monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)
-        monkeypatch.setattr(torch.cuda, "Stream", lambda device: self)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self)
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-        captured_forward = package(pack_nodes, "engine.unet.graphs").CapturedForward
-        monkeypatch.setattr(captured_forward, "_capture", staticmethod(self.capture))
+        engine_graphs = package(pack_nodes, "engine.unet.graphs")
+        monkeypatch.setattr(engine_graphs, "capture_stream", lambda device: self)
+        monkeypatch.setattr(engine_graphs.CapturedForward, "_capture", staticmethod(self.capture))
 
     def wait_stream(self, other: Any) -> None:
         self.waits += 1

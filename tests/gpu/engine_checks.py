@@ -269,7 +269,7 @@ def use_stand_in_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
         graph.body = body
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", _StandInGraph)
-    monkeypatch.setattr(torch.cuda, "Stream", _StandInStream)
+    monkeypatch.setattr(graphs, "capture_stream", _StandInStream)
     monkeypatch.setattr(torch.cuda, "current_stream", _StandInStream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(graphs.CapturedForward, "_capture", staticmethod(capture))

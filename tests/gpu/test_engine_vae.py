@@ -105,7 +105,7 @@ def load(vae: Any, needed_bytes: int, free_bytes: int) -> int:
 def test_memory_running_out_once_is_survived(tiny, monkeypatch):
     from fast_sprites.nodes.engine.vae.decoder import DecoderForward
 
-    samples, ours = latents(4, 64, 64), optimize(tiny.vae)
+    samples, ours = latents(4, 64, 64), optimize(tiny.vae, pictures_per_pass=4)
     expected, passes = ours.decode(samples), []
     decode = DecoderForward.__call__
 

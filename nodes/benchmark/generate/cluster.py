@@ -165,11 +165,17 @@ class _Batch:
                 load[worker.number] += 1
 
     def _next_job(self) -> Job | None:
-        """The next missing sprites; jobs shrink when few are left, so that all workers end together."""
+        """The next missing sprites; jobs shrink when few are left, so that several workers end together.
+
+        By halves: an engine prepares itself anew for every number of sprites that it has not drawn lately.
+        """
         job = self._again.popleft() if self._again else next(self._jobs, None)
         if job is None:
             return None
-        most = max(1, math.ceil(self._unqueued / (QUEUED_JOBS * len(self._workers))))
+        share = self._unqueued / (QUEUED_JOBS * len(self._workers))
+        most = len(job.sprites)
+        while most > max(1, share) and len(self._workers) > 1:
+            most = math.ceil(most / 2)
         if len(job.sprites) > most:
             self._again.appendleft(Job(job.sprites[most:]))
             job = Job(job.sprites[:most])
@@ -267,8 +273,9 @@ class _Batch:
 
     def _stop(self) -> None:
         stopping = [worker.actor.stop.remote() for worker in self._workers]
-        if stopping:
-            self._ray.wait(stopping, num_returns=len(stopping), timeout=STOP_TIMEOUT_S)
+        if stopping:  # with the jobs that nobody needs any more, which Ray would run again if they ended by the kill
+            ending = [*stopping, *self._running]
+            self._ray.wait(ending, num_returns=len(ending), timeout=STOP_TIMEOUT_S)
         for worker in self._workers:
             self._ray.kill(worker.actor)
 

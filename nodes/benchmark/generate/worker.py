@@ -87,6 +87,7 @@ class SpriteWorker:
         self._spec, self._graph = spec, graph
         self._server: ComfyServer | None = None
         self._address: str | None = None
+        self._is_stopped = False
         self._starting = asyncio.Lock()
         self.node = f"{socket.gethostname()} (process {os.getpid()})"
 
@@ -101,7 +102,7 @@ class SpriteWorker:
     async def draw(self, job: Job) -> DrawnJob:
         """Draw a job; ends the process if ComfyUI is gone, so that Ray starts the actor anew and runs the job again.
 
-        Raises WorkerError if the job fails in a running ComfyUI.
+        Raises WorkerError if the job fails in a running ComfyUI, or `stop` ends it.
         """
         address = await self._ready()
         try:
@@ -111,6 +112,8 @@ class SpriteWorker:
                 await worker.wait(job, prompt_id, lambda _: None)
                 return DrawnJob(self.node, await worker.pictures(job, prompt_id))
         except UnreachableError:
+            if self._is_stopped:
+                raise WorkerError(f"{self.node}: stopped.") from None
             if self._server is not None:
                 self._server.stop()
             os._exit(1)
@@ -119,6 +122,7 @@ class SpriteWorker:
 
     def stop(self) -> None:
         """Stop a ComfyUI that this worker has started."""
+        self._is_stopped = True
         if self._server is not None:
             self._server.stop()
             self._server = self._address = None

@@ -4,6 +4,7 @@ Raw graphs, not torch.compile's: those crash under ComfyUI's default cudaMallocA
 """
 
 import contextlib
+import functools
 import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -68,6 +69,15 @@ class WaitWatch(TorchDispatchMode):
         return out
 
 
+@functools.cache
+def capture_stream(device: torch.device) -> Any:
+    """Return the stream that all captures on `device` share.
+
+    cuBLAS keeps a workspace for every stream that it ever ran on, 32 MiB on an H100, and torch hands out 32 streams in turn.
+    """
+    return torch.cuda.Stream(device)
+
+
 class CapturedForward:
     """The forward for one shape: a graph of the cross-attention keys and values, and a graph of the rest."""
 
@@ -89,7 +99,7 @@ class CapturedForward:
         self._context_key: Hashable = None
         self._context_graph = torch.cuda.CUDAGraph()
         self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream(x.device)
+        stream = capture_stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
         # Keys and values live as long as the graphs, so they are no part of the arena.
         self._cross: KeysValues = forward.cross_buffers(context)
