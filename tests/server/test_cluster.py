@@ -3,6 +3,7 @@
 Ten batches of 300: python -m pytest tests/server/test_cluster.py --rounds 10 --sprites 300 -s
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -31,8 +32,12 @@ def base(tmp_path_factory: pytest.TempPathFactory, comfyui: Path) -> Path:
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def ray_starts_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_raylet_start_wait_time_s", "180")  # a node of a busy machine takes longer than Ray's 30 s
+
+
+@pytest.fixture
+def cluster(ray_starts_slowly: None) -> Iterator[Any]:
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -42,15 +47,19 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made.shutdown()
 
 
-def cluster_options(cluster: Any, base: Path, comfyui: Path) -> list[str | Path]:
-    servers = ["--comfyui", comfyui, "--comfyui-base", base, *(f"--comfyui-flag={flag}" for flag in FLAGS)]
-    return ["--cluster", cluster.address, "--gpus-per-worker", "0", *servers]
+def server_options(base: Path, comfyui: Path) -> list[str | Path]:
+    return ["--comfyui", comfyui, "--comfyui-base", base, *(f"--comfyui-flag={flag}" for flag in FLAGS)]
+
+
+def server_processes(base: Path) -> list[psutil.Process]:
+    """The ComfyUIs that workers have started with this base folder."""
+    found = psutil.process_iter(["cmdline"])
+    return [process for process in found if str(base) in (words := process.info["cmdline"] or []) and "--port" in words]
 
 
 def servers(base: Path) -> list[int]:
-    """The processes of ComfyUI that workers have started with this base folder."""
-    found = psutil.process_iter(["cmdline"])
-    return [process.pid for process in found if str(base) in (words := process.info["cmdline"] or []) and "--port" in words]
+    """Their process ids."""
+    return [process.pid for process in server_processes(base)]
 
 
 def wait_for(output: Path, num_sprites: int, client: subprocess.Popen[str]) -> None:
@@ -84,13 +93,14 @@ def test_batches_survive_a_node_a_server_and_the_driver(
     alone = run(*request(tmp_path / "alone", comfy.server.address, num_sprites))
     assert alone.returncode == 0, alone.stderr
     draw = random.Random(num_sprites)
+    options = ["--cluster", cluster.address, "--gpus-per-worker", "0", *server_options(base, comfyui)]
     for number in range(num_rounds):
         if number:
             cluster.add_node(num_cpus=1)  # in place of the one that was killed
         folder = tmp_path / f"round{number:02}"
         folder.mkdir()
         output = folder / "sprites"
-        arguments = [*request(folder, comfy.server.address, num_sprites), *cluster_options(cluster, base, comfyui)]
+        arguments = [*request(folder, comfy.server.address, num_sprites), *options]
         moments = sorted(draw.sample(range(1, 3 * num_sprites // 4), 3))
         client = start(arguments)
         wait_for(output, moments[0], client)
@@ -111,3 +121,29 @@ def test_batches_survive_a_node_a_server_and_the_driver(
             f"{number + 1}: a server killed at {moments[0]}, a node at {moments[1]}, the driver at {kept}: all there once",
             flush=True,
         )
+
+
+@pytest.mark.slow
+def test_every_gpu_has_a_server_of_its_own(base: Path, comfyui: Path, comfy: Comfy, tmp_path: Path, ray_starts_slowly: None):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 2, "include_dashboard": False})
+    try:
+        options = ["--cluster", cluster.address, "--gpus-per-worker", "1", *server_options(base, comfyui)]
+        client = start([*request(tmp_path, comfy.server.address, 16), *options])
+        found: set[tuple[str, str]] = set()
+        deadline = time.monotonic() + TIMEOUT_S
+        while len(found) < 2 and client.poll() is None and time.monotonic() < deadline:
+            for process in server_processes(base):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    words = process.cmdline()
+                    found.add((process.environ()["CUDA_VISIBLE_DEVICES"], words[words.index("--port") + 1]))
+            time.sleep(0.2)
+        said, errors = client.communicate(timeout=TIMEOUT_S)
+        assert client.returncode == 0, errors
+        assert len(records(tmp_path / "sprites")) == 16, said
+        assert sorted(gpu for gpu, _ in found) == ["0", "1"]
+        assert len({port for _, port in found}) == 2
+        wait_for_no_servers(base)
+    finally:
+        cluster.shutdown()

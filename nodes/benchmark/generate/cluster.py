@@ -172,9 +172,9 @@ class _Batch:
         job = self._again.popleft() if self._again else next(self._jobs, None)
         if job is None:
             return None
-        share = self._unqueued / (QUEUED_JOBS * len(self._workers))
+        share = math.ceil(self._unqueued / (QUEUED_JOBS * len(self._workers)))
         most = len(job.sprites)
-        while most > max(1, share) and len(self._workers) > 1:
+        while most > share and len(self._workers) > 1:
             most = math.ceil(most / 2)
         if len(job.sprites) > most:
             self._again.appendleft(Job(job.sprites[most:]))
