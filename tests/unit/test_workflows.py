@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,12 @@ def test_help_page_names_every_widget(name: str) -> None:
     page = (PACK_ROOT / "web" / "docs" / f"{name}.md").read_text(encoding="utf-8")
     missing = [widget for widget in OUR_WIDGETS[name] if widget != "control_after_generate" and widget not in page]
     assert missing == []
+
+
+@each_workflow
+def test_a_missing_checkpoint_is_offered_by_the_page(path: Path) -> None:
+    (loader,) = (node for node in read(path)["nodes"] if node["type"] == "CheckpointLoaderSimple")
+    (model,) = loader["properties"]["models"]
+    assert [model["name"]] == loader["widgets_values"]
+    assert model["directory"] == "checkpoints"
+    assert re.fullmatch(rf"https://huggingface\.co/\S+/{re.escape(model['name'])}\?download=true", model["url"])

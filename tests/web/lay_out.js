@@ -15,6 +15,7 @@ async (specification) => {
       const node = LiteGraph.createNode(described.type);
       if (!node) throw new Error(`ComfyUI knows no node ${described.type}`);
       if (described.title) node.title = described.title;
+      if (described.models.length > 0) node.properties.models = described.models;
       app.rootGraph.add(node);
       nodes.set(key, node);
       for (const [name, value] of Object.entries(described.widgets)) {

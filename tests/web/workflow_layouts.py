@@ -4,11 +4,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CHECKPOINT = "sd_xl_base_1.0.safetensors"
+# As in ComfyUI's own SDXL templates: the page then offers the file to whoever lacks it.
+CHECKPOINT_MODELS = [
+    {
+        "name": CHECKPOINT,
+        "url": f"https://huggingface.co/stabilityai/stable-diffusion-xl-base-1.0/resolve/main/{CHECKPOINT}?download=true",
+        "directory": "checkpoints",
+    }
+]
 
 
 @dataclass(frozen=True)
 class Node:
-    """One node; `inputs` maps an input to (node key, output name), sizes are pixels and grow to what the widgets need."""
+    """One node; `inputs` maps an input to (node key, output name), sizes are pixels and grow to what the widgets need.
+
+    `models` are the files that it needs, as the page's own templates name them.
+    """
 
     type: str
     title: str = ""
@@ -16,6 +27,7 @@ class Node:
     inputs: dict[str, tuple[str, str]] = field(default_factory=dict)
     width: int = 300
     height: int = 0
+    models: list[dict[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ SPRITE_SUFFIX = "game sprite, centered, clean outline, flat colors, plain white 
 ITEM_SUFFIX = "pixel art game item icon, centered, sharp square pixels, limited palette, black outline, plain white background"
 SEED = 42
 
-SINGLE_NOTE = """**1. Checkpoint** Pick your SDXL file.
+SINGLE_NOTE = """**1. Checkpoint** Pick your SDXL file; until then the page may call SDXL's own one missing.
 
 **2. What to draw** Keep *plain white background* for sprites.
 
@@ -99,7 +111,7 @@ SINGLE_NOTE = """**1. Checkpoint** Pick your SDXL file.
 
 The seed changes after every run. Set *control after generate* to *fixed* to keep a sprite you like."""
 
-BATCH_NOTE = """**1. Checkpoint** Pick your SDXL file.
+BATCH_NOTE = """**1. Checkpoint** Pick your SDXL file; until then the page may call SDXL's own one missing.
 
 **2. What to draw** Keep *plain white background* for sprites.
 
@@ -107,7 +119,7 @@ BATCH_NOTE = """**1. Checkpoint** Pick your SDXL file.
 
 *micro_batch* 0 draws as many at once as fit into the memory."""
 
-PIXEL_NOTE = """**1. Checkpoint** Pick your SDXL file; a pixel-art LoRA goes between it and *Optimize Model*.
+PIXEL_NOTE = """**1. Checkpoint** Pick your SDXL file; until then the page may call SDXL's own one missing. A pixel-art LoRA goes between it and *Optimize Model*.
 
 **2. What to draw** Keep the words about pixels and the plain background.
 
@@ -117,7 +129,7 @@ PIXEL_NOTE = """**1. Checkpoint** Pick your SDXL file; a pixel-art LoRA goes bet
 
 The sheet and its JSON are saved in *output/sprites*."""
 
-SHEET_NOTE = """**1. Checkpoint** Pick your SDXL file.
+SHEET_NOTE = """**1. Checkpoint** Pick your SDXL file; until then the page may call SDXL's own one missing.
 
 **2. prompts** in *Sprite Prompts*: one item per line. {a|b} stands for alternatives; prefix and suffix stand around every line.
 
@@ -125,7 +137,7 @@ SHEET_NOTE = """**1. Checkpoint** Pick your SDXL file.
 
 The sheet and its JSON, with the seeds, are saved in *output/sprites*."""
 
-TO_DISK_NOTE = """**1. Checkpoint** Pick your SDXL file.
+TO_DISK_NOTE = """**1. Checkpoint** Pick your SDXL file; until then the page may call SDXL's own one missing.
 
 **2. prompts** in *Sprite Prompts*: one sprite per line. {a|b} stands for alternatives; prefix and suffix stand around every line.
 
@@ -135,13 +147,13 @@ Every micro-batch is decoded and saved before the next one is drawn, in *output/
 
 BASELINE_NOTE = """The same picture settings as in *{twin}*, on ComfyUI's own nodes alone: run both to see what the optimised one saves.
 
-**1. Checkpoint** Pick your SDXL file.
+**1. Checkpoint** Pick your SDXL file; until then the page may call SDXL's own one missing.
 
 **2. What to draw** Keep *plain white background* for sprites."""
 
 
 def load_group(text: str, top: int) -> Group:
-    checkpoint = Node("CheckpointLoaderSimple", "SDXL checkpoint", {"ckpt_name": CHECKPOINT}, width=290)
+    checkpoint = Node("CheckpointLoaderSimple", "SDXL checkpoint", {"ckpt_name": CHECKPOINT}, width=290, models=CHECKPOINT_MODELS)
     note = Node("MarkdownNote", "Change these first", {"text": text}, width=290, height=330)
     return Group("Load", BLUE, [Column(top, {"checkpoint": checkpoint, "note": note})])
 
