@@ -70,6 +70,17 @@ NEEDS: dict[str, tuple[str, ...]] = {
         f"{_PATCHER}.get_free_memory",
     ),
     "vae decoder": _WEIGHTS,
+    "vae decoder between decodes": (
+        "comfy.model_management:current_loaded_models",
+        "comfy.model_management:free_memory(keep_loaded)",
+        "comfy.model_management:free_memory(for_dynamic)",
+        "comfy.model_management:minimum_inference_memory",
+        "comfy.model_management:extra_reserved_memory",
+        "comfy.patcher_extension:CallbacksMP.ON_DETACH",
+        f"{_PATCHER}.add_callback_with_key",
+        f"{_PATCHER}.remove_callbacks_with_key",
+        f"{_PATCHER}.is_dynamic",
+    ),
     "sprites": (
         "comfy.model_base:SDXL",
         "comfy.model_base:BaseModel.get_dtype_inference",
@@ -92,8 +103,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "preview": ("latent_preview:get_previewer",),
     "draw while saving": ("comfy_execution.graph_utils:ExecutionBlocker",),
     "models held": ("comfy.model_management:current_loaded_models",),
-    "DynamicVRAM": ("comfy.memory_management:aimdo_enabled",),
-    "DynamicVRAM's weights": ("comfy_aimdo.control:get_total_vram_usage",),
+    "DynamicVRAM": ("comfy.memory_management:aimdo_enabled", f"{_PATCHER}.is_dynamic"),
     "pinned memory": ("comfy.model_management:TOTAL_PINNED_MEMORY", "comfy.model_management:MAX_PINNED_MEMORY"),
     "nodes of a run": ("comfy_execution.progress:ProgressHandler", "comfy_execution.progress:add_progress_handler"),
 }

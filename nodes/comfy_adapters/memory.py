@@ -13,25 +13,24 @@ def compute_device() -> torch.device:
     return management.get_torch_device()
 
 
-def held_models() -> list[tuple[str, str, int, int]]:
-    """Return name, device, size and resident bytes of every model in ComfyUI's list, in its order."""
+def held_models() -> list[tuple[str, str, int, int, int]]:
+    """Return name, device, size, resident bytes and those of them outside torch of every model in ComfyUI's list, in its order."""
     if lacking("models held"):
         return []
-    held = []
+    held, has_dynamic = [], has_dynamic_vram()
     for loaded in list(management.current_loaded_models):  # a prompt may be loading one
         patcher = loaded.model
         if patcher is not None:  # collected, but not yet swept from the list
-            held.append((type(patcher.model).__name__, str(loaded.device), patcher.model_size(), patcher.loaded_size()))
+            model, resident = patcher.model, patcher.loaded_size()
+            # A dynamic patcher adds its pages to what it has loaded through torch.
+            outside = resident - model.model_loaded_weight_memory if has_dynamic and patcher.is_dynamic() else 0
+            held.append((type(model).__name__, str(loaded.device), patcher.model_size(), resident, outside))
     return held
 
 
-def dynamic_vram_bytes() -> int | None:
-    """Return the device memory that DynamicVRAM holds, or None where it is off."""
-    if lacking("DynamicVRAM") or not memory_management.aimdo_enabled or lacking("DynamicVRAM's weights"):
-        return None
-    import comfy_aimdo.control  # only where ComfyUI has enabled it
-
-    return comfy_aimdo.control.get_total_vram_usage()
+def has_dynamic_vram() -> bool:
+    """Return whether DynamicVRAM is on."""
+    return not lacking("DynamicVRAM") and memory_management.aimdo_enabled
 
 
 def pinned_bytes() -> int | None:
@@ -43,7 +42,4 @@ def pinned_bytes() -> int | None:
 
 def missing_parts() -> tuple[str, ...]:
     """Return one sentence for each part of ComfyUI's memory that this ComfyUI does not let be read."""
-    parts = ["models held", "DynamicVRAM", "pinned memory"]
-    if not lacking("DynamicVRAM") and memory_management.aimdo_enabled:
-        parts.append("DynamicVRAM's weights")
-    return tuple(f"Without {part}: {why}." for part in parts if (why := lacking(part)))
+    return tuple(f"Without {part}: {why}." for part in ("models held", "DynamicVRAM", "pinned memory") if (why := lacking(part)))

@@ -159,10 +159,10 @@ def wrap_forward(patcher: Any, forward: Callable[..., torch.Tensor]) -> None:
 
 
 def on_detach(patcher: Any, detached: Callable[[bool], None]) -> None:
-    """Call `detached(unpatch_all)` whenever ComfyUI detaches this clone."""
-    patcher.add_callback_with_key(
-        patcher_extension.CallbacksMP.ON_DETACH, KEY, lambda _patcher, unpatch_all: detached(unpatch_all)
-    )
+    """Call `detached(unpatch_all)` whenever ComfyUI detaches this clone, in place of what this pack set before."""
+    kind = patcher_extension.CallbacksMP.ON_DETACH
+    patcher.remove_callbacks_with_key(kind, KEY)
+    patcher.add_callback_with_key(kind, KEY, lambda _patcher, unpatch_all: detached(unpatch_all))
 
 
 def why_not_ours(guider: Any) -> str:

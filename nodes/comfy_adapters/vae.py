@@ -2,13 +2,14 @@
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from .internals import lacking, optional
-from .model_patcher import dtype_name
+from .model_patcher import dtype_name, on_detach
+from .weights import WeightsSeen, evict_unheld
 
 autoencoder_module = optional("comfy.ldm.models.autoencoder")
 management = optional("comfy.model_management")
@@ -30,6 +31,7 @@ def describe_vae(vae: Any) -> dict[str, Any]:
     return {
         "vae_class": type(model).__name__,
         "decoder_lacks": lacking("vae decoder"),
+        "keeping_lacks": lacking("vae decoder between decodes"),
         "not_sdxl_because": _why_not_sdxl(vae, model),
         "dtype": dtype_name(vae.vae_dtype),
         "decoder_channels": getattr(getattr(model, "decoder", None), "ch", 128),
@@ -81,9 +83,14 @@ def shallow_copy(vae: Any) -> Any:
     return copied
 
 
-def set_decode(vae: Any, decode: Callable[..., torch.Tensor]) -> None:
-    """Answer `vae.decode` of this copy with `decode`."""
-    vae.decode = decode
+def with_decode(vae: Any, decode: Callable[..., torch.Tensor]) -> Any:
+    """Return a VAE with the same ModelPatcher that answers `decode` with `decode`.
+
+    A VAE whose own `decode` refers to it would keep its memory until the next garbage collection.
+    """
+    copied = copy.copy(vae)
+    copied.decode = decode
+    return copied
 
 
 def core_decode(vae: Any, samples: torch.Tensor, vae_options: dict[str, Any]) -> torch.Tensor:
@@ -95,6 +102,30 @@ def make_room(vae: Any, needed_bytes: int) -> int:
     """Load the VAE, evicting other models only as far as `needed_bytes` ask for, and return the free bytes."""
     management.load_models_gpu([vae.patcher], memory_required=needed_bytes, force_full_load=vae.disable_offload)
     return int(vae.patcher.get_free_memory(vae.device))
+
+
+def make_room_beside(vae: Any, needed_bytes: int) -> int:
+    """Evict other models as far as a decode of `needed_bytes` asks for, without loading the VAE, and return the free bytes."""
+    if vae.device.type != "cpu":
+        wanted_bytes = max(management.minimum_inference_memory(), needed_bytes + management.extra_reserved_memory())
+        itself = [loaded for loaded in management.current_loaded_models if loaded.model is vae.patcher]
+        management.free_memory(wanted_bytes, vae.device, keep_loaded=itself, for_dynamic=vae.patcher.is_dynamic())
+    return int(vae.patcher.get_free_memory(vae.device))
+
+
+def on_unload(vae: Any, unloaded: Callable[[], None]) -> None:
+    """Call `unloaded` when ComfyUI takes this copy's weights off the device or loads another copy's."""
+    on_detach(vae.patcher, lambda unpatch_all: unloaded())
+
+
+def weights_seen(vae: Any, modules: Iterable[torch.nn.Module]) -> WeightsSeen:
+    """Return what `modules` hold now, to be compared later."""
+    return WeightsSeen(vae.patcher, vae.device, modules)
+
+
+def give_back_weights(vae: Any) -> None:
+    """Give back the device memory of the VAE's own weights, where ComfyUI loads them again by itself."""
+    evict_unheld(vae.patcher, vae.device)
 
 
 def on_device(vae: Any) -> contextlib.AbstractContextManager[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .internals import optional
+from .model_patcher import weights_version
 
 management = optional("comfy.model_management")
 ops = optional("comfy.ops")
@@ -141,6 +142,19 @@ def replaced_weights(patcher: Any, device: torch.device, modules: Iterable[Any])
     if loads_on_demand(patcher, device):
         return patched
     return patched, tuple(m.weight.data_ptr() for m in modules)
+
+
+class WeightsSeen:
+    """The weights and biases of modules at one moment; values written over them where they lie are not told apart."""
+
+    def __init__(self, patcher: Any, device: torch.device, modules: Iterable[Any]):
+        modules = tuple(modules)
+        self._version = weights_version(patcher), replaced_weights(patcher, device, modules)
+        self._tensors = tuple(tensor for m in modules for tensor in (m.weight, m.bias))
+
+    def same_as(self, other: "WeightsSeen") -> bool:
+        """Tell whether both hold the same tensors, patched alike."""
+        return self._version == other._version and all(a is b for a, b in zip(self._tensors, other._tensors, strict=True))
 
 
 def evict_unheld(patcher: Any, device: torch.device) -> None:

@@ -150,12 +150,13 @@ class Scene:
     def _optimized_vae(self) -> Any:
         """OptimizeVAE's decoder in torch, which a plan for a CPU would refuse."""
         adapter = package(self._nodes, "comfy_adapters.vae")
-        plan = package(self._nodes, "engine.vae.plan").VaePlan(decoder="eager", precision="fp32", pictures_per_pass=2)
-        vae = adapter.shallow_copy(self._checkpoint.vae)
-        adapter.set_decode(
-            vae, package(self._nodes, "engine.vae.run_decode").SpriteDecoder(self._checkpoint.vae, plan, lambda _note: None)
+        run_decode = package(self._nodes, "engine.vae.run_decode")
+        plan = package(self._nodes, "engine.vae.plan").VaePlan(
+            decoder="eager", precision="fp32", keeps_weights=True, pictures_per_pass=2
         )
-        return vae
+        vae, kept = adapter.shallow_copy(self._checkpoint.vae), run_decode.KeptDecoder()
+        adapter.on_unload(vae, kept.release)
+        return adapter.with_decode(vae, run_decode.SpriteDecoder(vae, plan, kept, lambda _note: None))
 
     def new_folder(self) -> Path:
         """Make a new output folder for the next run."""

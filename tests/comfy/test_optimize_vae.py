@@ -1,5 +1,7 @@
 """OptimizeVAE against the stock VAE: the same pictures, whatever the batch and the memory."""
 
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -116,6 +118,98 @@ def test_a_kernel_that_cannot_be_compiled_leaves_the_decode_to_comfyui(pack_node
     assert torch.equal(optimized.decode(latents()), tiny_sdxl.vae.decode(latents()))
     why = "Triton cannot compile a kernel for this device (AssemblerError: ptxas failed)"
     assert shown == [f"ComfyUI's own decoder ran: {why}"]
+
+
+class Kept:
+    """The decoder weights that the next OptimizeVAE keeps, and how often ComfyUI was asked to load a VAE."""
+
+    def __init__(self, pack_nodes: dict[str, Any], vae: Any, monkeypatch: pytest.MonkeyPatch):
+        import comfy.model_management as management
+
+        self.loads = 0
+        load = management.load_models_gpu
+
+        def counted(*args: Any, **kwargs: Any) -> None:
+            self.loads += 1
+            load(*args, **kwargs)
+
+        made: list[Any] = []
+        kept_decoder = package(pack_nodes, "engine.vae.run_decode").KeptDecoder
+        apply = package(pack_nodes, "engine.vae.apply_vae_plan")
+        monkeypatch.setattr(management, "load_models_gpu", counted)
+        monkeypatch.setattr(apply, "KeptDecoder", lambda: made.append(kept_decoder()) or made[-1])
+        self.vae, self.report = optimize(pack_nodes, vae, channels_last="on")
+        self._kept = weakref.ref(made.pop())
+
+    @property
+    def forward(self) -> Any:
+        kept = self._kept()
+        return None if kept is None else kept.forward
+
+
+@pytest.fixture
+def kept(pack_nodes, tiny_sdxl, monkeypatch):
+    return Kept(pack_nodes, tiny_sdxl.vae, monkeypatch)
+
+
+def test_the_vae_is_loaded_for_the_first_decode_alone(tiny_sdxl, kept):
+    assert "applied: weights between decodes" in kept.report
+    expected = tiny_sdxl.vae.decode(latents())
+    before = kept.loads
+    for _ in range(3):
+        assert (kept.vae.decode(latents()) - expected).abs().max() < TOLERANCE
+    assert kept.loads == before + 1
+
+
+def test_unloading_the_vae_frees_the_weights(kept):
+    import comfy.model_management as management
+
+    expected = kept.vae.decode(latents())
+    forward = weakref.ref(kept.forward)
+    management.unload_all_models()
+    assert forward() is None
+    assert torch.equal(kept.vae.decode(latents()), expected)
+
+
+def test_a_stock_decode_in_between_changes_nothing(tiny_sdxl, kept):
+    expected, stock = kept.vae.decode(latents()), tiny_sdxl.vae.decode(latents())
+    for _ in range(2):
+        assert torch.equal(kept.vae.decode(latents()), expected)
+        assert torch.equal(tiny_sdxl.vae.decode(latents()), stock)
+
+
+def test_the_weights_go_with_the_vae(kept):
+    kept.vae.decode(latents())
+    forward = weakref.ref(kept.forward)
+    gc.disable()
+    try:
+        kept.vae = None
+        assert forward() is None
+    finally:
+        gc.enable()
+
+
+def test_replaced_weights_are_read_anew(tiny_sdxl, kept):
+    convolution = tiny_sdxl.vae.first_stage_model.decoder.conv_in
+    plain, weight = kept.vae.decode(latents()), convolution.weight
+    try:
+        convolution.weight = torch.nn.Parameter(weight * 1.5, requires_grad=False)
+        replaced = kept.vae.decode(latents())
+        assert (replaced - plain).abs().max() > 100 * TOLERANCE
+        assert (tiny_sdxl.vae.decode(latents()) - replaced).abs().max() < TOLERANCE
+    finally:
+        convolution.weight = weight
+
+
+def test_a_patch_of_the_weights_is_read_anew(kept):
+    plain, key = kept.vae.decode(latents()), "decoder.conv_in.weight"
+    kept.vae.patcher.add_patches({key: ("diff", (kept.vae.first_stage_model.decoder.conv_in.weight * 0.5,))}, 1.0)
+    try:
+        patched = kept.vae.decode(latents())
+        assert (patched - plain).abs().max() > 100 * TOLERANCE
+        assert torch.equal(kept.vae.decode(latents()), patched)
+    finally:
+        kept.vae.patcher.detach()
 
 
 def test_other_vae_is_passed_through_with_the_reason(pack_nodes, tiny_sdxl):

@@ -10,7 +10,7 @@ from ..errors import BadInputError
 from ..facts import read_machine_facts
 from ..report import report_text
 from .plan import VaeFacts, VaeSettings, plan_vae
-from .run_decode import SpriteDecoder
+from .run_decode import KeptDecoder, SpriteDecoder
 
 log = logging.getLogger("fast_sprites")
 
@@ -30,7 +30,9 @@ def optimize_vae(vae: Any, settings: VaeSettings, node_id: str) -> tuple[Any, st
     report = report_text(machine.label, plan.decisions)
     if not any(decision.applied for decision in plan.decisions):
         return vae, report
-    copied = vae_adapter.shallow_copy(vae)
-    vae_adapter.set_decode(copied, SpriteDecoder(vae, plan, partial(send_text, node_id=node_id)))
+    copied, kept = vae_adapter.shallow_copy(vae), KeptDecoder()
+    if plan.keeps_weights:
+        vae_adapter.on_unload(copied, kept.release)
+    decoder = SpriteDecoder(copied, plan, kept, partial(send_text, node_id=node_id))
     log.info("OptimizeVAE: %s", report.replace("\n", "; "))
-    return copied, report
+    return vae_adapter.with_decode(copied, decoder), report

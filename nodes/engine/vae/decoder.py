@@ -1,5 +1,6 @@
 """The decoder of SDXL's VAE in channels-last memory on fused kernels."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,6 +26,11 @@ class DecoderForward:
             assert bias is not None
             layout = torch.channels_last if weight.ndim == 4 else torch.contiguous_format
             self._weights[module] = (weight.to(dtype, copy=True, memory_format=layout), bias.to(dtype, copy=True))
+
+    @property
+    def modules(self) -> Iterable[torch.nn.Module]:
+        """Return the modules whose weights were copied."""
+        return self._weights.keys()
 
     @staticmethod
     def weighted_modules(autoencoder: Any) -> list[torch.nn.Module]:

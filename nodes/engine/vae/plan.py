@@ -27,12 +27,14 @@ class VaeSettings:
 class VaeFacts:
     """The loaded VAE: `not_sdxl_because` is empty for every AutoencoderKL of SDXL's shape (4 latent channels, 8x).
 
-    `lacks` tells what this ComfyUI does not have for any technique, `decoder_lacks` for the decoder; "" when everything is there.
+    `lacks` tells what this ComfyUI does not have for any technique, `decoder_lacks` for the decoder, `keeping_lacks` for its weights'
+    staying between decodes; "" when everything is there.
     """
 
     vae_class: str
     lacks: str = ""
     decoder_lacks: str = ""
+    keeping_lacks: str = ""
     not_sdxl_because: str = ""
     dtype: str = "bf16"
     decoder_channels: int = 128
@@ -43,10 +45,12 @@ class VaePlan:
     """What will be done to a copy of the VAE.
 
     `decoder` is "fast" (Triton), "eager" (the same on torch) or "stock" (ComfyUI's module); `precision` is the dtype to decode in.
+    `keeps_weights` tells whether the decoder's weights stay between decodes.
     """
 
     decoder: str = "stock"
     precision: str = "bf16"
+    keeps_weights: bool = False
     decoder_channels: int = 128
     pictures_per_pass: int = 0
     decisions: tuple[Decision, ...] = ()
@@ -63,15 +67,18 @@ def plan_vae(settings: VaeSettings, machine: MachineFacts, vae: VaeFacts) -> Vae
         return VaePlan(decisions=(refusal,))
     precision, precision_decision = _precision(settings, machine, vae)
     decoder, layout_decision = _decoder(settings, machine, precision, vae)
+    keeping = _keeping(decoder, vae)
     count = settings.pictures_per_pass
     return VaePlan(
         decoder=decoder,
         precision=precision,
+        keeps_weights=any(decision.applied for decision in keeping),
         decoder_channels=vae.decoder_channels,
         pictures_per_pass=count,
         decisions=(
             layout_decision,
             precision_decision,
+            *keeping,
             Decision.done(
                 "pictures per pass",
                 f"{count}, as chosen" if count else "one at a time, so that each has the same bits in every batch",
@@ -82,6 +89,15 @@ def plan_vae(settings: VaeSettings, machine: MachineFacts, vae: VaeFacts) -> Vae
             ),
         ),
     )
+
+
+def _keeping(decoder: str, vae: VaeFacts) -> tuple[Decision, ...]:
+    name = "weights between decodes"
+    if decoder == "stock":
+        return ()
+    if vae.keeping_lacks:
+        return (Decision.refused(name, f"{vae.keeping_lacks}; ComfyUI loads the VAE for each decode"),)
+    return (Decision.done(name, "the decoder's stay until ComfyUI unloads the VAE, so that a decode need not load it"),)
 
 
 def decode_bytes(pixels: int, dtype_bytes: int, decoder_channels: int) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...comfy_adapters import vae as vae_adapter
 from ...comfy_adapters.sampling import is_out_of_memory
-from ...comfy_adapters.weights import HeldWeights, NotResidentError, require_plain_modules
+from ...comfy_adapters.weights import HeldWeights, NotResidentError, WeightsSeen, require_plain_modules
 from ..errors import OutOfMemoryError
 from ..kernels.ops import compile_failure, engine_ops
 from .decoder import DecoderForward
@@ -20,13 +20,29 @@ log = logging.getLogger("fast_sprites")
 TILE_OVERLAP = 8
 
 
-class SpriteDecoder:
-    """Stands in for VAE.decode on a copy of a VAE; keeps nothing between calls."""
+class KeptDecoder:
+    """The decoder's own weights from one decode to the next, 0.1 GiB for SDXL in 16 bits.
 
-    def __init__(self, vae: Any, plan: VaePlan, notify: Callable[[str], None]):
+    Where they are at hand ComfyUI need not load the VAE, which takes its host longer than the card takes to decode a picture.
+    """
+
+    def __init__(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Let the weights go."""
+        self.forward: DecoderForward | None = None
+        self.made_from: WeightsSeen | None = None
+
+
+class SpriteDecoder:
+    """Stands in for VAE.decode on `vae`, a copy with a ModelPatcher of its own; `kept` is released when that is unloaded."""
+
+    def __init__(self, vae: Any, plan: VaePlan, kept: KeptDecoder, notify: Callable[[str], None]):
         self._vae = vae
         self._notify = notify
         self._plan = plan
+        self._kept = kept
         self._ops = engine_ops(plan.decoder)
         self._dtype = vae_adapter.DTYPES[plan.precision]
 
@@ -35,7 +51,7 @@ class SpriteDecoder:
         samples = samples_in[:, :, 0] if samples_in.ndim == 5 else samples_in
         height, width = samples.shape[2:]
         picture_bytes = decode_bytes(64 * height * width, self._dtype.itemsize, self._plan.decoder_channels)
-        free_bytes = vae_adapter.make_room(self._vae, picture_bytes)
+        free_bytes = self._make_room(picture_bytes)
         count = pictures_per_pass(self._plan.pictures_per_pass, picture_bytes, free_bytes)
         tile = 0 if count else tile_size(height, width, picture_bytes, free_bytes)
         with vae_adapter.on_device(self._vae):
@@ -55,8 +71,17 @@ class SpriteDecoder:
                     count, tile = self._smaller(count, tile, max(height, width), error)
                 vae_adapter.empty_cache()
             # Only here are the failed attempt's tensors gone: the exception held its frames.
+            self._kept.release()
             self._note(f"ComfyUI's own decoder ran: {why}")
             return vae_adapter.core_decode(self._vae, samples, vae_options or {})
+
+    def _make_room(self, picture_bytes: int) -> int:
+        kept = self._kept
+        if kept.forward is not None and kept.made_from is not None:
+            if kept.made_from.same_as(vae_adapter.weights_seen(self._vae, kept.forward.modules)):
+                return vae_adapter.make_room_beside(self._vae, picture_bytes)
+            kept.release()
+        return vae_adapter.make_room(self._vae, picture_bytes)
 
     def _smaller(self, count: int, tile: int, side: int, error: RuntimeError) -> tuple[int, int]:
         if count > 1:
@@ -75,26 +100,30 @@ class SpriteDecoder:
         self._notify(what)
 
     def _decode(self, samples: Tensor, count: int, tile: int, vae_options: dict[str, Any]) -> Tensor:
-        held = None
+        decode: Callable[[Tensor], Tensor]
+        if self._plan.decoder == "stock":
+            decode = vae_adapter.stock_decoder(self._vae, vae_options)
+        else:
+            decode = self._own_decoder()
+        if tile:
+            return vae_adapter.decode_tiled(self._vae, samples, decode, self._dtype, tile, TILE_OVERLAP)
+        return _to_host(self._pictures(samples, decode, count), samples.shape[0], self._vae)
+
+    def _own_decoder(self) -> DecoderForward:
+        model = vae_adapter.autoencoder(self._vae)
+        require_plain_modules(model)
+        if self._kept.forward is not None:
+            return self._kept.forward
+        modules = DecoderForward.weighted_modules(model)
+        held = HeldWeights(modules, vae_adapter.load_device(self._vae), vae_adapter.loaded_dtype(self._vae))
         try:
-            decode: Callable[[Tensor], Tensor]
-            if self._plan.decoder == "stock":
-                decode = vae_adapter.stock_decoder(self._vae, vae_options)
-            else:
-                model = vae_adapter.autoencoder(self._vae)
-                require_plain_modules(model)
-                held = HeldWeights(
-                    DecoderForward.weighted_modules(model),
-                    vae_adapter.load_device(self._vae),
-                    vae_adapter.loaded_dtype(self._vae),
-                )
-                decode = DecoderForward(model, self._ops, held.weights, self._dtype)
-            if tile:
-                return vae_adapter.decode_tiled(self._vae, samples, decode, self._dtype, tile, TILE_OVERLAP)
-            return _to_host(self._pictures(samples, decode, count), samples.shape[0], self._vae)
+            forward = DecoderForward(model, self._ops, held.weights, self._dtype)
         finally:
-            if held is not None:
-                held.release()
+            held.release()
+        if self._plan.keeps_weights:
+            vae_adapter.give_back_weights(self._vae)
+            self._kept.forward, self._kept.made_from = forward, vae_adapter.weights_seen(self._vae, modules)
+        return forward
 
     def _pictures(self, samples: Tensor, decode: Callable[[Tensor], Tensor], count: int) -> Iterator[Tensor]:
         for start in range(0, samples.shape[0], count):
