@@ -50,7 +50,7 @@ def _difference(before: float | None, after: float | None) -> float | None:
 def leak_line(runs: Sequence[Run]) -> str:
     """Return a sentence if what is left after a run rose in every one of the last five, else an empty text.
 
-    Models that ComfyUI holds are not counted on the device: loading another one is no leak.
+    Models that ComfyUI holds and CUDA graphs of this pack are not counted on the device: another model or picture size is no leak.
     """
     ended = [run for run in runs if run.end is not None][-NUM_LEAK_RUNS:]
     if len(ended) < NUM_LEAK_RUNS:
@@ -68,7 +68,7 @@ def leak_line(runs: Sequence[Run]) -> str:
 
 def _device_floor(run: Run) -> float | None:
     assert run.end is not None
-    return None if run.end.allocated_gib is None else run.end.allocated_gib - run.held_models_gib
+    return None if run.end.allocated_gib is None else run.end.allocated_gib - run.held_gib
 
 
 def _process_floor(run: Run) -> float:

@@ -13,11 +13,11 @@ class NvmlMemory:
     used_bytes: int
     total_bytes: int
     other_processes_bytes: int | None
-    """None where NVML does not say how much each process holds."""
+    """None where NVML does not say how much each process holds, or was not asked."""
 
 
-def read_device(uuid: str) -> NvmlMemory | str:
-    """Read the card with torch's `uuid`, or return a sentence that says why NVML cannot."""
+def read_device(uuid: str, *, processes: bool) -> NvmlMemory | str:
+    """Read the card with torch's `uuid`, its `processes` too if wanted, or return a sentence that says why NVML cannot."""
     opened = _open(uuid)
     if isinstance(opened, str):
         return opened
@@ -29,10 +29,10 @@ def read_device(uuid: str) -> NvmlMemory | str:
     except pynvml.NVMLError as error:
         return f"NVML stopped answering ({error}), so the driver's figures come from CUDA and other processes are not told apart."
     try:
-        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        running = pynvml.nvmlDeviceGetComputeRunningProcesses(handle) if processes else []
     except pynvml.NVMLError:  # not supported on this card or not allowed to this user
-        processes = []
-    return NvmlMemory(int(memory.used), int(memory.total), _other_processes(processes))
+        running = []
+    return NvmlMemory(int(memory.used), int(memory.total), _other_processes(running))
 
 
 def _other_processes(processes: list[Any]) -> int | None:

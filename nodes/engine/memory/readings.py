@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import torch
 
-from . import nvml
+from . import graph_pools, nvml
 
 GIB = 1024**3
 
@@ -46,6 +46,17 @@ class DriverMemory:
 
 
 @dataclasses.dataclass(frozen=True)
+class GraphMemory:
+    """What CUDA graphs hold from one replay to the next."""
+
+    own_gib: float
+    """Blocks, inputs and outputs of this pack's graphs: part of what torch has allocated."""
+    captured_gib: float | None
+    """Allocated while anybody captured. Under cudaMallocAsync it lies outside torch's reserved memory. torch's own allocator has it in
+    private pools inside, which Memory Probe alone counts. None where it is not known."""
+
+
+@dataclasses.dataclass(frozen=True)
 class HeldModel:
     """A model that ComfyUI keeps."""
 
@@ -54,6 +65,8 @@ class HeldModel:
     size_gib: float
     resident_gib: float
     """Part of it that is on its device now."""
+    outside_torch_gib: float = 0.0
+    """Part of the resident one that DynamicVRAM keeps in pages of its own, outside torch's allocator."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +92,8 @@ class ComfyMemory:
     """Host memory that ComfyUI has pinned for transfers."""
 
     def held_in_torch_gib(self, device: str) -> float:
-        """Return what ComfyUI's models hold of torch's memory on `device`: their resident part but for DynamicVRAM's weights."""
-        resident = sum(model.resident_gib for model in self.models if model.device == device)
-        return max(resident - (self.dynamic_vram_gib or 0.0), 0.0)
+        """Return what ComfyUI's models hold of torch's memory on `device`: their resident part but for DynamicVRAM's pages."""
+        return sum(model.resident_gib - model.outside_torch_gib for model in self.models if model.device == device)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +106,7 @@ class MemoryReading:
     """The accelerator shares the system's RAM: both are one pool and must not be added up."""
     torch: TorchMemory | None
     driver: DriverMemory | None
+    graphs: GraphMemory
     comfyui: ComfyMemory
     host: HostMemory
     missing: tuple[str, ...]
@@ -138,11 +151,20 @@ def _system_bytes() -> tuple[int, int, int, int]:
     return ram.total, ram.available, swap.total, swap.free
 
 
-def read_memory(device: torch.device, comfyui: ComfyMemory | None = None) -> MemoryReading:
-    """Read everything about `device` and the host; nothing is emptied, reset or synchronised."""
-    read_device = _DEVICE_READERS.get(device.type, _read_other)
-    name, is_unified, torch_memory, driver, missing = read_device(device)
-    return MemoryReading(name, is_unified, torch_memory, driver, comfyui or ComfyMemory(), host_memory(), missing)
+def read_memory(
+    device: torch.device, comfyui: ComfyMemory | None = None, *, processes: bool = True, private_pools: bool = False
+) -> MemoryReading:
+    """Read everything about `device` and the host; nothing is emptied, reset or synchronised.
+
+    Without `processes` other processes are not told apart, which half of the driver's time goes into. With `private_pools` those of torch's
+    own allocator are counted, which takes milliseconds.
+    """
+    if device.type == "cuda":
+        found = _read_cuda(device, processes, private_pools)
+    else:
+        found = _DEVICE_READERS.get(device.type, _read_other)(device)
+    name, is_unified, torch_memory, driver, graphs, missing = found
+    return MemoryReading(name, is_unified, torch_memory, driver, graphs, comfyui or ComfyMemory(), host_memory(), missing)
 
 
 def torch_memory(device: torch.device) -> TorchMemory | None:
@@ -162,7 +184,8 @@ def reset_peak(device: torch.device) -> None:
         torch.xpu.reset_peak_memory_stats(device)
 
 
-_DeviceReading = tuple[str, bool, TorchMemory | None, DriverMemory | None, tuple[str, ...]]
+_DeviceReading = tuple[str, bool, TorchMemory | None, DriverMemory | None, GraphMemory, tuple[str, ...]]
+_NO_GRAPHS = GraphMemory(0.0, 0.0)
 
 
 @functools.cache
@@ -174,7 +197,21 @@ def _cuda_index(device: torch.device) -> int:
     return torch.cuda.current_device() if device.index is None else device.index
 
 
-def _read_cuda(device: torch.device) -> _DeviceReading:
+def own_graphs_gib(device: torch.device) -> float:
+    """Return what this pack's CUDA graphs hold of torch's memory."""
+    return graph_pools.own_bytes(torch.device("cuda", _cuda_index(device))) / GIB if device.type == "cuda" else 0.0
+
+
+def _graph_memory(device: torch.device, private_pools: bool) -> GraphMemory:
+    index, captured = _cuda_index(device), None
+    if torch.cuda.get_allocator_backend() == "cudaMallocAsync":
+        captured = graph_pools.captured_bytes(index)
+    elif private_pools:
+        captured = graph_pools.private_pool_bytes(index)
+    return GraphMemory(own_graphs_gib(device), None if captured is None else captured / GIB)
+
+
+def _read_cuda(device: torch.device, processes: bool, private_pools: bool) -> _DeviceReading:
     index = _cuda_index(device)
     properties = _cuda_properties(index)
     # memory_stats() flattens this dictionary, which takes longer than reading it.
@@ -182,7 +219,7 @@ def _read_cuda(device: torch.device) -> _DeviceReading:
     is_unified = bool(properties.is_integrated)
     seen: nvml.NvmlMemory | str | None = None
     if torch.version.hip is None and not is_unified:
-        seen = nvml.read_device(str(properties.uuid))
+        seen = nvml.read_device(str(properties.uuid), processes=processes)
     if isinstance(seen, nvml.NvmlMemory):
         used, total, others = seen.used_bytes, seen.total_bytes, seen.other_processes_bytes
     else:
@@ -195,7 +232,8 @@ def _read_cuda(device: torch.device) -> _DeviceReading:
         outside_torch_gib=None if is_unified else max(used / GIB - memory.reserved_gib, 0.0),
         other_processes_gib=None if others is None else others / GIB,
     )
-    return properties.name, is_unified, memory, driver, (seen,) if isinstance(seen, str) else ()
+    graphs = _graph_memory(device, private_pools)
+    return properties.name, is_unified, memory, driver, graphs, (seen,) if isinstance(seen, str) else ()
 
 
 def _torch_memory(stats: dict[str, Any]) -> TorchMemory:
@@ -220,14 +258,14 @@ def _read_xpu(device: torch.device) -> _DeviceReading:
     properties = torch.xpu.get_device_properties(device)
     free, total = torch.xpu.mem_get_info(device)
     driver = DriverMemory((total - free) / GIB, total / GIB, max((total - free) / GIB - memory.reserved_gib, 0.0), None)
-    return properties.name, False, memory, driver, ("Intel's driver does not tell other processes apart.",)
+    return properties.name, False, memory, driver, _NO_GRAPHS, ("Intel's driver does not tell other processes apart.",)
 
 
 def _read_mps(_device: torch.device) -> _DeviceReading:
     memory = _mps_memory()
     total = torch.mps.recommended_max_memory() / GIB
     missing = ("MPS keeps no peaks: the peaks shown are the current values.",)
-    return "Apple GPU (MPS)", True, memory, DriverMemory(memory.reserved_gib, total, None, None), missing
+    return "Apple GPU (MPS)", True, memory, DriverMemory(memory.reserved_gib, total, None, None), _NO_GRAPHS, missing
 
 
 def _mps_memory() -> TorchMemory:
@@ -243,15 +281,14 @@ def _read_cpu(_device: torch.device) -> _DeviceReading:
         reason = "There is no GPU part: this torch was built for the CPU alone."
     else:
         reason = "There is no GPU part: torch finds no GPU or its driver."
-    return "cpu", True, None, None, (reason,)
+    return "cpu", True, None, None, _NO_GRAPHS, (reason,)
 
 
 def _read_other(device: torch.device) -> _DeviceReading:
-    return device.type, False, None, None, (f"torch has no memory statistics for devices of type {device.type}.",)
+    return device.type, False, None, None, _NO_GRAPHS, (f"torch has no memory statistics for devices of type {device.type}.",)
 
 
 _DEVICE_READERS: dict[str, Callable[[torch.device], _DeviceReading]] = {
-    "cuda": _read_cuda,
     "xpu": _read_xpu,
     "mps": _read_mps,
     "cpu": _read_cpu,

@@ -7,6 +7,7 @@ def report(reading: MemoryReading, label: str = "") -> str:
     """Return the reading in a few lines; GiB with one decimal."""
     lines = [label] if label else []
     lines += _device_lines(reading)
+    lines += _graph_lines(reading)
     comfyui = reading.comfyui
     if comfyui.dynamic_vram_gib is not None:
         lines.append(f"DynamicVRAM: {comfyui.dynamic_vram_gib:.1f} GiB of weights outside torch")
@@ -42,6 +43,15 @@ def _device_lines(reading: MemoryReading) -> list[str]:
     return lines
 
 
+def _graph_lines(reading: MemoryReading) -> list[str]:
+    if _graphs_gib(reading) < 0.05:
+        return []
+    graphs = reading.graphs
+    return [
+        f"CUDA graphs: {graphs.own_gib:.1f} GiB in torch (this pack's), {graphs.captured_gib or 0.0:.1f} GiB allocated in captures"
+    ]
+
+
 def comparison(before: MemoryReading, after: MemoryReading, name: str) -> str:
     """Say what grew and shrank by at least 0.05 GiB since the snapshot `name`."""
     figures = [
@@ -49,6 +59,7 @@ def comparison(before: MemoryReading, after: MemoryReading, name: str) -> str:
         ("torch reserved", _torch(before, "reserved_gib"), _torch(after, "reserved_gib")),
         ("torch peak", _torch(before, "peak_allocated_gib"), _torch(after, "peak_allocated_gib")),
         ("driver", before.driver.used_gib if before.driver else 0.0, after.driver.used_gib if after.driver else 0.0),
+        ("CUDA graphs", _graphs_gib(before), _graphs_gib(after)),
         ("process RAM", before.host.process_gib, after.host.process_gib),
         ("system RAM", before.host.ram_used_gib, after.host.ram_used_gib),
         ("swap", before.host.swap_used_gib, after.host.swap_used_gib),
@@ -60,6 +71,10 @@ def comparison(before: MemoryReading, after: MemoryReading, name: str) -> str:
         f"model {model} left" for model in sorted(held - holds)
     ]
     return f"Since {name!r} (GiB): {', '.join(changes) or 'no change'}"
+
+
+def _graphs_gib(reading: MemoryReading) -> float:
+    return reading.graphs.own_gib + (reading.graphs.captured_gib or 0.0)
 
 
 def _torch(reading: MemoryReading, field: str) -> float:

@@ -16,7 +16,7 @@ def probe(label: str, reset: bool, snapshot: str, compare_with: str) -> tuple[st
     The reading comes before anything else, the reset of the peak after it.
     """
     device = memory.compute_device()
-    reading = read_everything(device)
+    reading = read_everything(device, private_pools=True)
     text = report(reading, label)
     if compare_with:
         text += "\n" + comparison(snapshots.recall(compare_with), reading, compare_with)
@@ -28,19 +28,21 @@ def probe(label: str, reset: bool, snapshot: str, compare_with: str) -> tuple[st
     return text, reading.to_json()
 
 
-def read_everything(device: torch.device) -> MemoryReading:
-    """Read device, host and ComfyUI; what this ComfyUI does not let be read is among `missing`."""
-    reading, gone = read_memory(device, comfy_memory()), memory.missing_parts()
+def read_everything(device: torch.device, *, private_pools: bool = False) -> MemoryReading:
+    """Read device, host and ComfyUI, with `private_pools` torch's too; what this ComfyUI does not let be read is among `missing`."""
+    reading, gone = read_memory(device, comfy_memory(), private_pools=private_pools), memory.missing_parts()
     return dataclasses.replace(reading, missing=(*reading.missing, *gone)) if gone else reading
 
 
 def comfy_memory() -> ComfyMemory:
     """Return what ComfyUI says about its models, DynamicVRAM and pinned memory."""
-    dynamic, pinned = memory.dynamic_vram_bytes(), memory.pinned_bytes()
+    models = tuple(
+        HeldModel(name, device, size / GIB, resident / GIB, outside / GIB)
+        for name, device, size, resident, outside in memory.held_models()
+    )
+    pinned = memory.pinned_bytes()
     return ComfyMemory(
-        models=tuple(
-            HeldModel(name, device, size / GIB, resident / GIB) for name, device, size, resident in memory.held_models()
-        ),
-        dynamic_vram_gib=None if dynamic is None else dynamic / GIB,
+        models=models,
+        dynamic_vram_gib=sum(model.outside_torch_gib for model in models) if memory.has_dynamic_vram() else None,
         pinned_host_gib=None if pinned is None else pinned / GIB,
     )

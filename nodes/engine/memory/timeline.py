@@ -17,8 +17,8 @@ NUM_RUNS = 20
 MAX_SPANS = 500
 """Nodes kept of one run; graphs that expand into loops have more."""
 MAX_MARKS = 200
-COLUMNS = ("seq", "time_s", "active_gib", "reserved_gib", "driver_gib", "ram_gib", "process_gib")
-"""Order of the numbers in a row of the history."""
+COLUMNS = ("seq", "time_s", "active_gib", "reserved_gib", "driver_gib", "ram_gib", "process_gib", "graphs_gib")
+"""Order of the numbers in a row of the history; from the third on they are a sample's."""
 
 
 @dataclass
@@ -48,8 +48,8 @@ class Run:
     number: int
     start_s: float
     end: Sample | None = None
-    held_models_gib: float = 0.0
-    """What models held of torch's memory when the run ended: they stay on purpose."""
+    held_gib: float = 0.0
+    """What models and CUDA graphs held of torch's memory when the run ended: they stay on purpose."""
     spans: list[Span] = field(default_factory=list)
     num_left_out: int = 0
     """Executions beyond the first 500."""
@@ -90,7 +90,7 @@ class Timeline:
 
     def _append(self, sample: Sample) -> None:
         self._seq += 1
-        figures = (sample.active_gib, sample.reserved_gib, sample.driver_gib, sample.ram_gib, sample.process_gib)
+        figures = (getattr(sample, name) for name in COLUMNS[2:])
         rounded = (None if figure is None else round(figure, 4) for figure in figures)
         self._rows.append((self._seq, round(sample.time_s, 3), *rounded))
         self.problem = sample.problem
@@ -131,7 +131,7 @@ class Timeline:
                 span.end = sample
                 self._num_changes += 1
 
-    def end_run(self, sample: Sample, held_models_gib: float) -> None:
+    def end_run(self, sample: Sample, held_gib: float) -> None:
         """End the prompt; nodes that were interrupted or failed end with it."""
         with self._lock:
             for span in self._open.values():
@@ -140,7 +140,7 @@ class Timeline:
             self._open.clear()
             if self._runs:
                 self._runs[-1].end = sample
-                self._runs[-1].held_models_gib = held_models_gib
+                self._runs[-1].held_gib = held_gib
             self._num_changes += 1
 
     def mark(self, mark: Mark) -> None:

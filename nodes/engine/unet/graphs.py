@@ -6,6 +6,7 @@ Raw graphs, not torch.compile's: those crash under ComfyUI's default cudaMallocA
 import contextlib
 import functools
 import gc
+import itertools
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from traceback import clear_frames
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..kernels.ops import Arena
+from ..memory.graph_pools import count_own
 from .forward import KeysValues, UNetForward
 
 MAX_GRAPHS = 4
@@ -117,6 +119,9 @@ class CapturedForward:
         finally:  # after a failure too: what the passes still write is freed to this stream then
             torch.cuda.current_stream(x.device).wait_stream(stream)
         self.arena_sizes = arena.sizes_handed_out()
+        held = [*self._inputs, self._y, *control_tensors(self._control), self._output, *itertools.chain(*self._cross.values())]
+        self.nbytes: int = sum(tensor.nbytes for tensor in held if tensor is not None)
+        """What it holds outside the arena, but for what was allocated while capturing."""
 
     @staticmethod
     def _capture(graph: Any, body: Callable[[], None]) -> None:
@@ -195,6 +200,7 @@ class GraphCache:
         except (RuntimeError, ValueError) as error:  # CUDA's and the Triton launcher's
             raise CaptureError(f"capturing failed ({str(error).partition(chr(10))[0]})") from error
         self._graphs[key] = captured
+        count_own(self, inputs[0].device, self._arena.nbytes + sum(held.nbytes for held in self._graphs.values()))
         return captured
 
     def forget_contexts(self) -> None:

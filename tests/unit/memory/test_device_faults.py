@@ -73,4 +73,5 @@ def test_a_second_gpu_is_read_by_its_own_number_and_uuid(card, monkeypatch):
     first, other = (take_sample(torch.device("cuda", index)) for index in (0, 1))
     assert (first.active_gib, first.reserved_gib, first.driver_gib) == (3, 4, 14)
     assert (other.active_gib, other.reserved_gib, other.driver_gib) == (11, 13, 40)
+    assert (first.graphs_gib, other.graphs_gib) == (3, 0)
     assert take_quick_sample(torch.device("cuda", 1)).active_gib == 11

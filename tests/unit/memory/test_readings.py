@@ -10,7 +10,7 @@ import psutil
 import pytest
 import torch
 from fast_sprites.nodes.engine.errors import BadInputError
-from fast_sprites.nodes.engine.memory import nvml, readings, snapshots
+from fast_sprites.nodes.engine.memory import graph_pools, nvml, readings, snapshots
 from fast_sprites.nodes.engine.memory.profile import profile
 from fast_sprites.nodes.engine.memory.readings import GIB, ComfyMemory, HeldModel, read_memory
 from fast_sprites.nodes.engine.memory.report import comparison, report
@@ -42,6 +42,7 @@ class Card:
         ]
         self.nvml_error: Exception | None = None
         self.has_nvml_v2 = True
+        self.allocator = "cudaMallocAsync"
         properties = types.SimpleNamespace(name="Card", is_integrated=integrated, uuid=UUID)
         readings._cuda_properties.cache_clear()
         nvml._open.cache_clear()
@@ -49,6 +50,9 @@ class Card:
         monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda index: self.stats)
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (6 * GIB, 24 * GIB))
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self._reset)
+        monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: self.allocator)
+        monkeypatch.setattr(torch.cuda, "memory_snapshot", self._segments)
+        monkeypatch.setattr(graph_pools, "captured_bytes", {0: 3 * GIB, 1: 0}.__getitem__)
         monkeypatch.setattr(torch.version, "hip", hip)
         for forbidden in ("empty_cache", "synchronize"):
             monkeypatch.setattr(torch.cuda, forbidden, lambda *_: pytest.fail("reading must not change what it measures"))
@@ -72,6 +76,11 @@ class Card:
             raise self.module.NVMLError("Function Not Found")
         # The first version counts what the driver reserves for itself as used.
         return types.SimpleNamespace(used=14 * GIB if version else 15 * GIB, total=24 * GIB)
+
+    def _segments(self, include_traces):
+        assert not include_traces
+        pools = [(0, (0, 0)), (0, (0, 1)), (0, (7, 0)), (1, (0, 2))]
+        return [{"device": device, "segment_pool_id": pool_id, "total_size": GIB} for device, pool_id in pools]
 
     def _reset(self, device):
         self.reset_calls += 1
@@ -107,6 +116,84 @@ def test_processes_that_cannot_be_told_apart_are_not_guessed(card, hidden):
     reading = read_memory(CUDA)
     assert (reading.driver.other_processes_gib, reading.driver.outside_torch_gib) == (None, 10)
     assert "Outside torch (context, libraries, other processes): 10.0 GiB" in report(reading)
+
+
+def test_a_sample_asks_for_no_processes(card):
+    card.module.nvmlDeviceGetComputeRunningProcesses = lambda handle: pytest.fail("processes were asked for")
+    driver = read_memory(CUDA, processes=False).driver
+    assert (driver.used_gib, driver.outside_torch_gib, driver.other_processes_gib) == (14, 10, None)
+
+
+class Holder:
+    """Something that owns graphs."""
+
+
+def test_graphs_of_the_pack_count_while_they_live(card):
+    first, second = Holder(), Holder()
+    graph_pools.count_own(first, CUDA, 1 * GIB)
+    graph_pools.count_own(second, torch.device("cuda", 1), 4 * GIB)
+    assert read_memory(CUDA).graphs == readings.GraphMemory(own_gib=1, captured_gib=3)
+    graph_pools.count_own(first, CUDA, 2 * GIB)  # another shape
+    assert readings.own_graphs_gib(CUDA) == 2
+    assert read_memory(CPU).graphs == readings.GraphMemory(own_gib=0, captured_gib=0)
+    del first
+    assert (readings.own_graphs_gib(CUDA), readings.own_graphs_gib(torch.device("cuda", 1))) == (0, 4)
+    del second
+    assert graph_pools._own == {}
+
+
+def test_private_pools_of_torchs_allocator_are_counted_only_when_asked_for(card):
+    card.allocator = "native"
+    assert read_memory(CUDA).graphs.captured_gib is None
+    assert read_memory(CUDA, private_pools=True).graphs.captured_gib == 2
+    assert read_memory(torch.device("cuda", 0), private_pools=True).driver == read_memory(CUDA).driver
+
+
+class Driver:
+    """libcuda with two cards, the second of which is handle 7."""
+
+    def __init__(self, status=0):
+        self.status = status
+
+    def cuDeviceGet(self, handle, index):  # noqa: N802 - the driver's name
+        handle._obj.value = {0: 0, 1: 7}[index]
+        return 0
+
+    def cuDeviceGetGraphMemAttribute(self, card, attribute, value):  # noqa: N802
+        assert attribute == 2
+        value._obj.value = {0: 5 * GIB, 7: 6 * GIB}[card]
+        return self.status
+
+
+@pytest.fixture
+def libcuda(monkeypatch):
+    """Sets what the driver is; an OSError is none."""
+
+    def use(driver):
+        def load(name):
+            assert name in ("libcuda.so.1", "nvcuda.dll")
+            if isinstance(driver, Exception):
+                raise driver
+            return driver
+
+        monkeypatch.setattr(graph_pools.ctypes, "CDLL", load)
+        graph_pools._driver.cache_clear()
+
+    yield use
+    graph_pools._driver.cache_clear()
+
+
+def test_the_driver_says_what_captures_took(libcuda, monkeypatch):
+    libcuda(Driver())
+    assert (graph_pools.captured_bytes(0), graph_pools.captured_bytes(1)) == (5 * GIB, 6 * GIB)
+    libcuda(Driver(status=201))  # CUDA_ERROR_INVALID_CONTEXT
+    assert graph_pools.captured_bytes(0) is None
+    for absent in (OSError("no such library"), types.SimpleNamespace()):  # a driver before CUDA 11.4 lacks the function
+        libcuda(absent)
+        assert graph_pools.captured_bytes(0) is None
+    libcuda(Driver())
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert graph_pools.captured_bytes(0) is None
 
 
 def test_missing_nvml_is_a_sentence(card, monkeypatch, caplog):
@@ -222,11 +309,12 @@ def test_a_reading_takes_less_than_a_fifth_of_a_millisecond():
 
 
 def test_json_carries_everything(card):
-    held = ComfyMemory((HeldModel("SDXL", "cuda:0", 4.8, 4.8),), dynamic_vram_gib=1.5, pinned_host_gib=0.5)
+    held = ComfyMemory((HeldModel("SDXL", "cuda:0", 4.8, 4.8, 1.5),), dynamic_vram_gib=1.5, pinned_host_gib=0.5)
     data = json.loads(read_memory(CUDA, held).to_json())
     assert data["torch"]["peak_allocated_gib"] == 5
+    assert data["graphs"] == {"own_gib": 0.0, "captured_gib": 3.0}
     assert data["comfyui"] == {
-        "models": [{"name": "SDXL", "device": "cuda:0", "size_gib": 4.8, "resident_gib": 4.8}],
+        "models": [{"name": "SDXL", "device": "cuda:0", "size_gib": 4.8, "resident_gib": 4.8, "outside_torch_gib": 1.5}],
         "dynamic_vram_gib": 1.5,
         "pinned_host_gib": 0.5,
     }
@@ -246,6 +334,7 @@ def test_report_in_words(card):
         "Allocation retries: 1, out of memory: 2",
         "Driver: 14.0 of 24.0 GiB in use",
         "Other processes: 8.0 GiB",
+        "CUDA graphs: 0.0 GiB in torch (this pack's), 3.0 GiB allocated in captures",
         "DynamicVRAM: 1.5 GiB of weights outside torch",
         "Model SDXL: 3.2 of 4.8 GiB on cuda:0",
         "This process: 1.2 GiB of RAM",
@@ -258,8 +347,13 @@ def test_report_in_words(card):
 def test_comparison_says_what_grew(card):
     before = read_memory(CUDA, ComfyMemory((HeldModel("CLIP", "cpu", 1, 1),)))
     card.stats["active_bytes"] = pool(5, 6)
+    holder = Holder()
+    graph_pools.count_own(holder, CUDA, GIB)
     after = dataclasses.replace(read_memory(CUDA, ComfyMemory((HeldModel("SDXL", "cuda:0", 4, 4),))), host=before.host)
-    assert comparison(before, after, "start") == "Since 'start' (GiB): torch active +2.0, model SDXL came, model CLIP left"
+    assert (
+        comparison(before, after, "start")
+        == "Since 'start' (GiB): torch active +2.0, CUDA graphs +1.0, model SDXL came, model CLIP left"
+    )
     assert comparison(after, after, "end") == "Since 'end' (GiB): no change"
 
 

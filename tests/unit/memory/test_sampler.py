@@ -23,7 +23,7 @@ class World:
         self.sampler = Sampler(self.timeline, self.take, self.publish, lambda: self.tabs)
 
     def take(self) -> Sample:
-        return Sample(now_s(), None, None, None, None, None, 8, 1, self.problem)
+        return Sample(now_s(), None, None, None, None, None, 8, 1, problem=self.problem)
 
     def publish(self, seq: int, changes: int) -> bool:
         self.sent.append((seq, changes))

@@ -27,6 +27,7 @@ def test_rows_have_the_columns_and_the_newest_win():
         "driver_gib": None,
         "ram_gib": 8,
         "process_gib": 1,
+        "graphs_gib": None,
     }
     assert [row[0] for row in timeline.rows_since(0, 2)] == [9999, 10_000]
     assert timeline.rows_since(10_000, 100) == timeline.rows_since(20_000, 100) == []
@@ -44,7 +45,7 @@ def test_nodes_of_a_run_become_spans_with_peak_and_growth():
     timeline.finish_node("3", sample(5, 5.0))  # cached: finished, never started
     timeline.end_run(sample(6, 5.0), 4.5)
     run = timeline.runs()[0]
-    assert (run.number, run.start_s, run.end.time_s, run.held_models_gib) == (1, 0, 6, 4.5)
+    assert (run.number, run.start_s, run.end.time_s, run.held_gib) == (1, 0, 6, 4.5)
     assert table(run) == [
         {
             "node_id": "1",
@@ -156,7 +157,7 @@ def test_threads_may_read_while_others_write():
 
 def runs_with_floors(floors, *, models=None, process=None):
     return [
-        Run(i, i, end=sample(i, floor, process=process[i] if process else 1), held_models_gib=models[i] if models else 0)
+        Run(i, i, end=sample(i, floor, process=process[i] if process else 1), held_gib=models[i] if models else 0)
         for i, floor in enumerate(floors)
     ]
 
@@ -189,11 +190,14 @@ def test_models_that_comfyui_holds_are_no_leak():
 
 def test_weights_outside_torch_do_not_lower_its_floor():
     """DynamicVRAM's weights are resident but not in torch's memory: that they come and go is neither a leak nor hides one."""
-    models = (HeldModel("SDXL", "cuda:0", 5, 4.5), HeldModel("VAE", "cuda:0", 0.2, 0.2), HeldModel("CLIP", "cpu", 1.5, 1.5))
-    assert ComfyMemory(models).held_in_torch_gib("cuda:0") == pytest.approx(4.7)
-    assert ComfyMemory(models, dynamic_vram_gib=4.5).held_in_torch_gib("cuda:0") == pytest.approx(0.2)
-    assert ComfyMemory(models[2:], dynamic_vram_gib=0.5).held_in_torch_gib("cuda:0") == 0
-    held = [ComfyMemory(models, dynamic_vram_gib=4.5 - 0.5 * i).held_in_torch_gib("cuda:0") for i in range(5)]
+
+    def held_gib(outside_torch_gib: float) -> float:
+        sdxl = HeldModel("SDXL", "cuda:0", 5, outside_torch_gib + 0.1, outside_torch_gib)
+        others = (HeldModel("VAE", "cuda:0", 0.2, 0.2), HeldModel("CLIP", "cpu", 1.5, 1.5))
+        return ComfyMemory((sdxl, *others), dynamic_vram_gib=outside_torch_gib).held_in_torch_gib("cuda:0")
+
+    assert [held_gib(outside) for outside in (4.5, 0)] == pytest.approx([0.3, 0.3])
+    held = [held_gib(4.5 - 0.5 * i) for i in range(5)]
     assert "rose after each" in leak_line(runs_with_floors([0.5 + 0.6 * i for i in range(5)], models=held))
 
 
@@ -220,7 +224,7 @@ def test_samples_of_the_cpu_have_the_host_alone():
 
 
 def test_a_device_that_vanished_is_a_sentence(monkeypatch):
-    def lost(*_):
+    def lost(*_, **__):
         raise RuntimeError("CUDA error: device lost\nCUDA kernel errors might be reported later")
 
     monkeypatch.setattr(samples, "read_memory", lost)
