@@ -344,12 +344,26 @@ def test_file_queued_again_gives_that_sprite(comfyui, pack_nodes, tiny_checkpoin
     assert np.abs(difference).max() <= 1  # a value that lies between two bytes may fall on either side
 
 
+FOREIGN = "is no graph of ComfyUI's page and was saved as it came"
+
+
+def test_a_workflow_that_is_no_graph_is_named(pack_nodes, output):
+    from comfy_api.latest import io
+
+    hidden = {io.Hidden.unique_id: "9", io.Hidden.prompt: GRAPH, io.Hidden.extra_pnginfo: {"workflow": "none"}}
+    node = pack_nodes["SaveSprites"].PREPARE_CLASS_CLONE({"hidden_inputs": hidden})
+    report = node.execute(images=pictures(1), filename="a", format="png", seeds=(4,)).args[1]
+    assert FOREIGN in report
+    assert json.loads(Image.open(output / "a.png").info["workflow"]) == "none"
+
+
 def test_disabled_metadata_is_left_out(save, output, monkeypatch):
     from comfy.cli_args import args
 
     monkeypatch.setattr(args, "disable_metadata", True)
-    save(pictures(1), "a", seeds=(4,))
+    report = save(pictures(1), "a", seeds=(4,)).args[1]
     assert Image.open(output / "a.png").info == {}
+    assert FOREIGN not in report
 
 
 @pytest.mark.parametrize(

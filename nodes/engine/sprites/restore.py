@@ -1,6 +1,5 @@
 """The workflow that draws one sprite of a batch alone, for the metadata of its file."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,20 +62,55 @@ def edit_prompt(prompt: Mapping[str, Any], edits: list[NodeEdit]) -> dict[str, A
     return edited
 
 
-def edit_workflow(workflow: Any, edits: list[NodeEdit]) -> Any:
-    """Return the browser's graph with the edits; links into edited widgets are taken off. Nodes that are not found stay as they are.
+def is_page_graph(content: Any) -> bool:
+    """Whether this is a graph as ComfyUI's page saves it, as far as edits touch it: clients of the API send what they like."""
+    if not isinstance(content, dict) or not isinstance(content.get("definitions") or {}, dict):
+        return False
+    inner = (content.get("definitions") or {}).get("subgraphs") or []
+    return _has_nodes(content) and _are_dicts(inner) and all(isinstance(g.get("id"), str) and _has_nodes(g) for g in inner)
 
-    So does what is no such graph at all: clients of the API put there what they like, and the sprite is drawn already.
+
+def _has_nodes(graph: dict[str, Any]) -> bool:
+    links = graph.get("links") or []
+    return (
+        _are_dicts(graph.get("nodes"))
+        and all(_is_node(node) for node in graph["nodes"])
+        and isinstance(links, list)
+        # Links are lists in a workflow and objects in the definition of a subgraph.
+        and all("id" in link if isinstance(link, dict) else isinstance(link, list) and len(link) > 0 for link in links)
+    )
+
+
+def _is_node(node: dict[str, Any]) -> bool:
+    inputs, outputs = node.get("inputs") or [], node.get("outputs") or []
+    return (
+        isinstance(node.get("id"), int | str)
+        and isinstance(node.get("type"), str)
+        and _are_dicts(inputs)
+        and all(_is_socket(socket) for socket in inputs)
+        and _are_dicts(outputs)
+        and all(isinstance(output.get("links") or [], list) for output in outputs)
+    )
+
+
+def _is_socket(socket: dict[str, Any]) -> bool:
+    widget = socket.get("widget") or {}
+    return isinstance(widget, dict) and isinstance(widget.get("name", ""), str)
+
+
+def _are_dicts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def edit_workflow(workflow: Mapping[str, Any], edits: list[NodeEdit]) -> dict[str, Any]:
+    """Return the browser's graph (see `is_page_graph`) with the edits; links into edited widgets are taken off.
+
+    Nodes that are not found stay as they are.
     """
-    try:
-        edited = copy.deepcopy(workflow)
-        _edit_graph(edited, edits)
-    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RecursionError):
-        return workflow
-    return edited
-
-
-def _edit_graph(edited: dict[str, Any], edits: list[NodeEdit]) -> None:
+    edited = _copied(workflow)
+    inner = (workflow.get("definitions") or {}).get("subgraphs")
+    if inner:
+        edited["definitions"] = {**workflow["definitions"], "subgraphs": [_copied(graph) for graph in inner]}
     for edit in edits:
         found = _find(edited, edit.node_id)
         if found is None:
@@ -88,14 +122,30 @@ def _edit_graph(edited: dict[str, Any], edits: list[NodeEdit]) -> None:
                 # Files of an earlier version lack the widgets that came since, which stand last.
                 if edit.widgets.index(name) < len(stored):
                     stored[edit.widgets.index(name)] = value
-        for socket in node.get("inputs", []):
-            if socket.get("widget", {}).get("name") in edit.values and socket.get("link") is not None:
+        for socket in node.get("inputs") or ():
+            if (socket.get("widget") or {}).get("name") in edit.values and socket.get("link") is not None:
                 _unlink(graph, socket)
+    return edited
+
+
+def _copied(graph: Mapping[str, Any]) -> dict[str, Any]:
+    """As deep a copy as edits need: what a client nests inside may be deeper than copy.deepcopy can go."""
+    nodes = []
+    for node in graph["nodes"]:
+        copied = dict(node)
+        if node.get("inputs"):
+            copied["inputs"] = [dict(socket) for socket in node["inputs"]]
+        if node.get("outputs"):
+            copied["outputs"] = [{**o, "links": list(o["links"])} if o.get("links") else o for o in node["outputs"]]
+        if isinstance(node.get("widgets_values"), list):
+            copied["widgets_values"] = list(node["widgets_values"])
+        nodes.append(copied)
+    return {**graph, "nodes": nodes}
 
 
 def _find(workflow: dict[str, Any], node_id: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
     """Return the graph that holds the node, and the node."""
-    definitions = {graph["id"]: graph for graph in workflow.get("definitions", {}).get("subgraphs", [])}
+    definitions = {graph["id"]: graph for graph in (workflow.get("definitions") or {}).get("subgraphs") or ()}
     graph: dict[str, Any] | None = workflow
     *outer, last = node_id.split(":")
     for part in outer:
@@ -108,14 +158,14 @@ def _find(workflow: dict[str, Any], node_id: str) -> tuple[dict[str, Any], dict[
 
 
 def _node(graph: dict[str, Any] | None, node_id: str) -> dict[str, Any] | None:
-    return next((node for node in (graph or {}).get("nodes", []) if str(node["id"]) == node_id), None)
+    return next((node for node in (graph or {}).get("nodes", ()) if str(node["id"]) == node_id), None)
 
 
 def _unlink(graph: dict[str, Any], socket: dict[str, Any]) -> None:
     link_id, socket["link"] = socket["link"], None
-    # Links are lists in a workflow and objects in the definition of a subgraph.
-    graph["links"] = [link for link in graph.get("links", []) if (link["id"] if isinstance(link, dict) else link[0]) != link_id]
+    links = graph.get("links") or ()
+    graph["links"] = [link for link in links if (link["id"] if isinstance(link, dict) else link[0]) != link_id]
     for node in graph["nodes"]:
-        for output in node.get("outputs", []):
-            if link_id in (output.get("links") or []):
+        for output in node.get("outputs") or ():
+            if link_id in (output.get("links") or ()):
                 output["links"].remove(link_id)

@@ -24,7 +24,7 @@ from ..errors import BadInputError, PackError
 from .file_names import FORMATS, publish, sprite_name
 from .png import deflate, encode_png
 from .prompts import SpritePrompt
-from .restore import edit_prompt, edit_workflow, single_sprite_edits
+from .restore import edit_prompt, edit_workflow, is_page_graph, single_sprite_edits
 from .run_batch import SpriteStream
 
 log = logging.getLogger("fast_sprites")
@@ -124,6 +124,7 @@ class _Writer:
         self._output = Path(saving.output_folder())
         self._free = BoundedSemaphore(_MAX_WAITING)
         self._futures: list[Future[tuple[Path, bool]]] = []
+        self._has_workflow = False
         self._names = [self._name(i).rpartition("/") for i in range(count)]
         for subfolder in {subfolder for subfolder, _, _ in self._names}:
             _prepare(self._output, subfolder)
@@ -143,6 +144,7 @@ class _Writer:
         i = len(self._futures)
         subfolder, _, stem = self._names[i]
         texts = _texts(i, self._request)
+        self._has_workflow = "workflow" in texts
         future = self._pool.submit(_save, picture, self._output / subfolder, stem, texts, self._request.file_format)
         future.add_done_callback(lambda _: self._free.release())
         self._futures.append(future)
@@ -176,7 +178,9 @@ class _Writer:
         seconds = time.perf_counter() - self._started
         method = f"PNG, {deflate()[0]}" if self._request.file_format == "png" else "WebP, lossless"
         names = "\n".join(str(Path(image["subfolder"], image["filename"])) for image in ui_images)
-        return SavedSprites(ui_images, f"{self._count} sprites saved in {seconds:.1f} s ({method})\n{self._doubts()}{names}")
+        return SavedSprites(
+            ui_images, f"{self._count} sprites saved in {seconds:.1f} s ({method})\n{self._doubts()}{self._unopened()}{names}"
+        )
 
     def _doubts(self) -> str:
         """A line on pictures that were no numbers, and are black or white where they were not; empty if there are none."""
@@ -187,6 +191,15 @@ class _Writer:
         return (
             f"NaN or infinite values in sprite {numbers}, black or white there: check the VAE (SDXL's own overflows in fp16) and the "
             "model, and draw again.\n"
+        )
+
+    def _unopened(self) -> str:
+        """A line on a workflow that ComfyUI's page cannot open from the files; empty if there is none."""
+        if not self._has_workflow or is_page_graph((self._request.extra_pnginfo or {})["workflow"]):
+            return ""
+        return (
+            "The workflow that the client sent for the files' metadata is no graph of ComfyUI's page and was saved as it came; send what "
+            "File > Export writes, or none: the prompt beside it draws each sprite.\n"
         )
 
 
@@ -231,7 +244,7 @@ def _texts(i: int, request: SavingRequest) -> dict[str, str]:
     line = None if sprite_prompt is None else sprite_prompt.line
     edits = single_sprite_edits(request.prompt or {}, request.node_id, index + 1, seed, line)
     extra = dict(request.extra_pnginfo or {})
-    if "workflow" in extra:
+    if is_page_graph(extra.get("workflow")):
         extra["workflow"] = edit_workflow(extra["workflow"], edits)
     texts = folders.workflow_texts(None if request.prompt is None else edit_prompt(request.prompt, edits), extra)
     if texts:  # empty with --disable-metadata

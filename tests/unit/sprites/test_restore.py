@@ -1,7 +1,7 @@
 import copy
 
 import pytest
-from fast_sprites.nodes.engine.sprites.restore import edit_prompt, edit_workflow, single_sprite_edits
+from fast_sprites.nodes.engine.sprites.restore import edit_prompt, edit_workflow, is_page_graph, single_sprite_edits
 
 
 @pytest.fixture
@@ -90,4 +90,44 @@ def test_nodes_inside_subgraphs_are_found(prompt, workflow):
 def test_unknown_nodes_leave_the_workflow_as_it_is(prompt):
     foreign = {"nodes": [{"id": 4, "type": "BatchSpriteSampler", "widgets_values": {"seed": 1}}]}
     assert edit_workflow(foreign, single_sprite_edits(prompt, "9", 1, 77, "x")) == foreign
-    assert edit_workflow({}, single_sprite_edits(prompt, "9", 1, 77, "x")) == {}
+    assert edit_workflow({"nodes": []}, single_sprite_edits(prompt, "9", 1, 77, "x")) == {"nodes": []}
+
+
+def nested(levels):
+    value: list[object] = []
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_what_a_client_nests_inside_a_graph_is_not_followed(prompt, workflow):
+    workflow["extra"] = workflow["nodes"][2]["properties"] = nested(20_000)
+    assert is_page_graph(workflow)
+    edited = edit_workflow(workflow, single_sprite_edits(prompt, "9", 1, 77, "red potion"))
+    assert edited["nodes"][2]["widgets_values"][3] == 77
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        None,
+        "text",
+        {},
+        {"nodes": {}},
+        {"nodes": [{"id": 6}]},
+        {"nodes": [{"id": [], "type": "A"}]},
+        {"nodes": [{"id": 1, "type": "A", "inputs": ["a"]}]},
+        {"nodes": [{"id": 1, "type": "A", "inputs": [{"widget": "a"}]}]},
+        {"nodes": [{"id": 1, "type": "A", "inputs": [{"widget": {"name": []}}]}]},
+        {"nodes": [{"id": 1, "type": "A", "outputs": [{"links": 5}]}]},
+        {"nodes": [], "links": [[]]},
+        {"nodes": [], "links": [{}]},
+        {"nodes": [], "links": 5},
+        {"nodes": [], "definitions": [1]},
+        {"nodes": [], "definitions": {"subgraphs": [{"nodes": []}]}},
+        {"nodes": [], "definitions": {"subgraphs": [{"id": "a"}]}},
+    ],
+)
+def test_what_no_page_saves_is_told_from_a_graph(foreign, workflow):
+    assert is_page_graph(workflow)
+    assert not is_page_graph(foreign)
