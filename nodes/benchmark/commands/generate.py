@@ -7,6 +7,8 @@ import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from ...engine.errors import BadInputError, PackError
 from ...engine.sprites.prompts import ALTERNATIVES
@@ -37,7 +39,9 @@ def add_parser(commands: Any) -> None:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for sprites and manifest")
+    command.add_argument(
+        "--output", type=_output, required=True, metavar="DIR", help="folder for sprites and manifest, or a URL that fsspec knows"
+    )
     command.add_argument("--resume", action="store_true", help="go on with the batch in DIR; everything else is in its manifest")
     command.add_argument("--server", metavar="HOST:PORT", default=DEFAULT_SERVER, help=f"ComfyUI (default {DEFAULT_SERVER})")
     command.add_argument(
@@ -83,6 +87,13 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
     cluster.add_argument("--comfyui-flag", action="append", metavar="FLAG", default=[], help="as --comfyui-flag=--lowvram")
 
 
+def _output(text: str) -> Path | str:
+    """A folder of this machine, also where it is written as a URL, or another file system's URL as it stands."""
+    if text.startswith("file://"):
+        return Path(url2pathname(urlsplit(text).path))
+    return text if "://" in text else Path(text)
+
+
 def _resource(text: str) -> tuple[str, float]:
     name, _, amount = text.partition("=")
     return name, float(amount)
@@ -92,9 +103,10 @@ def run(options: argparse.Namespace) -> int:
     """Draw; 0 when every sprite is on disk. Raises PackError with one sentence, and the command that goes on where that helps."""
     from ..client import base_url
     from ..generate.cluster import generate_on_cluster, open_cluster
-    from ..generate.manifest import NAME, Manifest
+    from ..generate.manifest import Manifest
     from ..generate.progress import Progress
     from ..generate.run import StoppedError, generate, require_server
+    from ..generate.storage import folder_at
 
     if not 1 <= options.job_size <= MAX_JOB_SIZE:
         raise BadInputError(f"--job-size is {options.job_size}; set it between 1 and {MAX_JOB_SIZE}.")
@@ -106,7 +118,7 @@ def run(options: argparse.Namespace) -> int:
         return asyncio.run(require_server(address, request)) if cluster is None else open_cluster(cluster)
 
     ray = None
-    is_kept = options.resume and ((options.output / NAME).exists() or options.prompts is None)
+    is_kept = options.resume and (folder_at(options.output).has_manifest() or options.prompts is None)
     if is_kept:
         manifest = Manifest.resume(options.output)
     else:

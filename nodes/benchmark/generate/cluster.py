@@ -4,13 +4,14 @@ Ray places the workers, starts lost ones anew and runs their jobs again (https:/
 jobs may run twice, for a sprite that is finished is not taken again.
 """
 
+import contextlib
 import importlib
 import io
 import math
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,7 +240,8 @@ class _Batch:
 
     def _compare(self, worker: _Worker, facts: WorkerFacts) -> None:
         """Compare a worker's versions with the batch's and have it draw the first sprite, which also warms its engine up."""
-        self._manifest.set_facts(facts.of_batch())
+        with self._storing():
+            self._manifest.set_facts(facts.of_batch())
         differs = facts_differ(facts, self._manifest.facts)
         if differs is not None:
             self._lose(_Running(worker, None), f"{differs}: make them the same.")
@@ -253,7 +255,8 @@ class _Batch:
         """Let a worker draw if its first sprite is that of the batch."""
         first = self._manifest.request.sprite(0)
         self._add(worker, first, drawn.files[0])
-        expected = (self._manifest.folder / (self._manifest.request.file_stem(first) + self._extension)).read_bytes()
+        with self._storing():
+            expected = self._manifest.folder.read(self._manifest.request.file_stem(first) + self._extension)
         difference = mean_difference(drawn.files[0], expected)
         if difference > MAX_MEAN_DIFFERENCE:
             reason = f"{drawn.node} draws another first sprite than the batch's (by {difference:.1f} of 255): it is left out."
@@ -266,8 +269,13 @@ class _Batch:
             self._add(worker, sprite, picture)
 
     def _add(self, worker: _Worker, sprite: Sprite, picture: bytes) -> None:
-        try:
+        with self._storing():
             worker.num_sprites += self._manifest.add(sprite, picture, self._extension)
+
+    @contextlib.contextmanager
+    def _storing(self) -> Generator[None]:
+        try:
+            yield
         except OSError as error:
             raise StoppedError(f"{self._manifest.folder} cannot be written ({error.strerror}).") from error
 

@@ -148,6 +148,25 @@ def test_every_sprite_is_drawn_once_beside_the_one_that_all_compare(workers, tmp
     assert "sprites, " in capsys.readouterr().out
 
 
+def test_a_batch_at_a_url(workers, tmp_path):
+    pytest.importorskip("fsspec", reason="a batch at a URL needs fsspec: pip install fsspec")
+    workflow = read_workflow(DEFAULT_WORKFLOW)
+    request = GenerateRequest(workflow=workflow, prompts="sword", count=NUM_SPRITES, seed=5)
+    with Manifest.create(f"local://{tmp_path}/batch", request) as manifest:
+        spec = ClusterSpec("auto", WorkerSpec("http://127.0.0.1:8188"), gpus_per_worker=0.0)
+        generate_on_cluster(FakeRay(workers), manifest, spec, 4, Progress(NUM_SPRITES, 0))
+    assert_complete(tmp_path / "batch")
+
+
+def test_a_store_that_fails_stops_the_batch(workers, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise OSError(5, "the store is gone")
+
+    monkeypatch.setattr(Manifest, "set_facts", fail)
+    with pytest.raises(StoppedError, match=r"cannot be written \(the store is gone\)\.$"):
+        draw(tmp_path, FakeRay(workers))
+
+
 def test_jobs_shrink_by_halves_towards_the_end(workers, tmp_path):
     draw(tmp_path, FakeRay(workers), job_size=8)
     sizes = Counter(len(job) for worker in workers for job in worker.jobs if job != [0])

@@ -1,0 +1,283 @@
+"""Where a batch's files and manifest lie: in a folder of this machine, or on any file system of fsspec, named by a URL."""
+
+import contextlib
+import errno
+import importlib
+import os
+import re
+import sys
+import time
+import uuid
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...engine.errors import BadInputError, PackError
+from ..files import write_durably
+
+NAME = "manifest.jsonl"
+PARTS = "manifest"
+"""Folder of a manifest's later lines at a URL, until the batch is finished."""
+LINES_PER_PART = 100
+PART_EVERY_S = 10.0
+TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+
+
+class ManifestError(PackError):
+    """The manifest is missing, damaged, in use or another request's."""
+
+
+class LocalFolder:
+    """A folder of this machine: every file and every line is flushed to disk, and the manifest is locked.
+
+    Names of files are relative, with `/`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Nothing is made yet."""
+        self._path = path
+
+    def __str__(self) -> str:
+        """The path."""
+        return str(self._path)
+
+    def has_manifest(self) -> bool:
+        """Whether a batch was begun here."""
+        return (self._path / NAME).exists()
+
+    def begin(self, line: bytes) -> None:
+        """Make the folder, and the manifest with its first line; raises OSError."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        write_durably(self._path / NAME, line)
+
+    def open(self) -> "LockedLines":
+        """The manifest's lines; raises ManifestError if they cannot be written, or somebody else writes them."""
+        return LockedLines(self._path / NAME)
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, None if there is none."""
+        path = self._path / name
+        return path.stat().st_size if path.is_file() else None
+
+    def tidy(self) -> None:
+        """Remove what a kill left in the middle of a file; raises OSError."""
+        for temporary in self._path.rglob(".*.tmp"):
+            if TEMPORARY.fullmatch(temporary.name):
+                temporary.unlink()
+
+    def read(self, name: str) -> bytes:
+        """A file; raises OSError."""
+        return (self._path / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file under a temporary name and rename it; raises OSError."""
+        path = self._path / name
+        path.parent.mkdir(exist_ok=True)
+        write_durably(path, data)
+
+
+class LockedLines:
+    """The lines of one file, locked until it is closed."""
+
+    def __init__(self, path: Path) -> None:
+        """Open and lock; raises ManifestError."""
+        self._path = path
+        try:
+            self._file = path.open("r+b", buffering=0)  # so that nothing waits for the disk to have room again
+        except OSError as error:
+            raise ManifestError(f"{path} cannot be written ({error.strerror}): change its rights.") from error
+        if sys.platform != "win32":  # there a manifest is not guarded against a second writer
+            import fcntl
+
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                self._file.close()
+                raise ManifestError(
+                    f"{path.parent} is being written by another generate: wait for its end, or stop it."
+                ) from error
+        self._file.seek(0, os.SEEK_END)
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        """Each line, with the words that name it; a last one that a kill cut short is removed."""
+        end = 0
+        with self._path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                end += len(line)
+                yield f"{self._path}, line {number}", line
+        self._file.truncate(end)
+        self._file.seek(end)
+
+    def append(self, line: bytes) -> None:
+        """Add a line and flush it; raises OSError, and then it is not there."""
+        end = self._file.tell()
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]  # less than all where the disk is full
+            os.fsync(self._file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._file.truncate(end)
+                self._file.seek(end)
+            raise
+
+    def close(self, is_finished: bool) -> None:
+        """Unlock."""
+        self._file.close()
+
+
+class UrlFolder:
+    """A folder on a file system of fsspec, which need not know how to append, flush or lock."""
+
+    def __init__(self, url: str) -> None:
+        """Connect; raises BadInputError if the URL is none, or its file system's package is missing."""
+        try:
+            core: Any = importlib.import_module("fsspec.core")
+        except ImportError as error:
+            raise BadInputError(f"The output {url} needs fsspec, which is not installed: pip install fsspec.") from error
+        self._url = url.rstrip("/")
+        try:
+            with _os_errors():
+                self._system, root = core.url_to_fs(url)
+        except OSError as error:
+            raise BadInputError(
+                f"The output {url} cannot be used ({error.strerror}): see to that, or choose another --output."
+            ) from error
+        self._root = str(root).rstrip("/")
+        self._sizes: dict[str, int] = {}
+        self._made: set[str] = set()
+
+    def __str__(self) -> str:
+        """The URL."""
+        return self._url
+
+    def has_manifest(self) -> bool:
+        """Whether a batch was begun here; raises ManifestError if that cannot be found out."""
+        try:
+            with _os_errors():
+                self._system.invalidate_cache()
+                return any(self._system.exists(self._path(name)) for name in (NAME, PARTS))
+        except OSError as error:
+            raise self._unreadable(error) from error
+
+    def begin(self, line: bytes) -> None:
+        """Write the manifest's first line."""
+        self.write(NAME, line)
+
+    def open(self) -> "LinesInParts":
+        """The lines of the manifest; raises ManifestError if they cannot be read."""
+        try:
+            with _os_errors():
+                self._system.invalidate_cache()
+                found: dict[str, dict[str, Any]] = self._system.find(self._root, detail=True)
+        except OSError as error:
+            raise self._unreadable(error) from error
+        self._sizes = {path[len(self._root) + 1 :]: int(entry["size"]) for path, entry in found.items()}
+        return LinesInParts(
+            self, sorted(name for name in self._sizes if name.startswith(f"{PARTS}/") and name.endswith(".jsonl"))
+        )
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file when the manifest was opened: asking a store a million times would take hours."""
+        return self._sizes.get(name)
+
+    def tidy(self) -> None:
+        """Remove temporary files, and forget the sizes."""
+        for name in self._sizes:
+            if TEMPORARY.fullmatch(name.rpartition("/")[2]):
+                self.remove(name)
+        self._sizes = {}
+
+    def read(self, name: str) -> bytes:
+        """A file; raises OSError."""
+        with _os_errors():
+            data: bytes = self._system.cat_file(self._path(name))
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file under a temporary name and rename it, which a store does by a copy that is there whole or not at all."""
+        path = self._path(name)
+        parent = path.rpartition("/")[0]
+        temporary = f"{parent}/.{uuid.uuid4().hex}.tmp"
+        with _os_errors():
+            if parent not in self._made:
+                self._system.makedirs(parent, exist_ok=True)
+                self._made.add(parent)
+            self._system.pipe_file(temporary, data)
+            self._system.mv(temporary, path)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, or a folder with all that it holds; raises OSError."""
+        with _os_errors():
+            self._system.rm(self._path(name), recursive=True)
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _unreadable(self, error: OSError) -> ManifestError:
+        return ManifestError(f"The output {self} cannot be read ({error.strerror}): see to that, or choose another --output.")
+
+
+class LinesInParts:
+    """`manifest.jsonl`, and numbered files of up to a hundred lines each, which become one with it when the batch is finished.
+
+    The lines of the last seconds wait: a kill loses them, and their sprites are drawn again.
+    """
+
+    def __init__(self, folder: UrlFolder, parts: list[str]) -> None:
+        """Go on after `parts`."""
+        self._folder, self._parts = folder, parts
+        self._waiting: list[bytes] = []
+        self._written_at = time.monotonic()
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        """Each line, with the words that name it; raises OSError."""
+        for name in (NAME, *self._parts):
+            for number, line in enumerate(self._folder.read(name).splitlines(keepends=True), start=1):
+                yield f"{self._folder}/{name}, line {number}", line
+
+    def append(self, line: bytes) -> None:
+        """Add a line, and write those that wait if it is time; raises OSError, and then it is not there."""
+        self._waiting.append(line)
+        if len(self._waiting) >= LINES_PER_PART or time.monotonic() - self._written_at >= PART_EVERY_S:
+            try:
+                self._write()
+            except OSError:
+                self._waiting.pop()
+                raise
+
+    def _write(self) -> None:
+        if self._waiting:
+            number = int(Path(self._parts[-1]).stem) + 1 if self._parts else 1
+            self._folder.write(f"{PARTS}/{number:08}.jsonl", b"".join(self._waiting))
+            self._parts.append(f"{PARTS}/{number:08}.jsonl")
+            self._waiting.clear()
+        self._written_at = time.monotonic()
+
+    def close(self, is_finished: bool) -> None:
+        """Write what waits, and make one file of all if the batch is finished; raises OSError."""
+        self._write()
+        if is_finished and self._parts:
+            self._folder.write(NAME, b"".join(dict.fromkeys(line for _, line in self.read())))  # once, also after a kill here
+            self._folder.remove(PARTS)
+
+
+Folder = LocalFolder | UrlFolder
+Lines = LockedLines | LinesInParts
+
+
+def folder_at(output: Path | str) -> Folder:
+    """The folder that a path or a URL names; raises BadInputError for a URL that fsspec cannot use."""
+    return UrlFolder(output) if isinstance(output, str) else LocalFolder(output)
+
+
+@contextlib.contextmanager
+def _os_errors() -> Generator[None]:
+    """Raise OSError for whatever a file system raises: each has classes of its own, which only its package knows."""
+    try:
+        yield
+    except Exception as error:
+        raise OSError(errno.EIO, " ".join(str(error).split()) or type(error).__name__) from error
