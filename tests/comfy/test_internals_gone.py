@@ -4,7 +4,6 @@ import contextlib
 import functools
 import importlib
 import inspect
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -159,13 +158,3 @@ def test_runs_that_cannot_be_followed_are_told(comfyui, path):
 
     with without(path):
         assert follow_runs(object()) == words(path)  # type: ignore[arg-type]
-
-
-def test_dynamic_vram_without_its_package(comfyui, monkeypatch):
-    from comfy import memory_management
-    from fast_sprites.nodes.comfy_adapters import memory
-
-    monkeypatch.setattr(memory_management, "aimdo_enabled", True)
-    monkeypatch.setitem(sys.modules, "comfy_aimdo.control", None)
-    assert memory.dynamic_vram_bytes() is None
-    assert any("comfy_aimdo.control" in sentence for sentence in memory.missing_parts())

@@ -38,6 +38,23 @@ def test_models_that_comfyui_holds_are_named(probe, tiny_sdxl):
     assert readings["comfyui"]["dynamic_vram_gib"] is None
 
 
+def test_dynamic_vrams_pages_are_told_from_what_torch_holds(probe, tiny_sdxl, monkeypatch):
+    import comfy.memory_management
+    import comfy.model_management
+
+    comfy.model_management.load_models_gpu([tiny_sdxl.model])
+    in_torch, patcher = tiny_sdxl.model.loaded_size(), type(tiny_sdxl.model)
+    monkeypatch.setattr(comfy.memory_management, "aimdo_enabled", True)
+    monkeypatch.setattr(patcher, "is_dynamic", lambda self: self.model is tiny_sdxl.model.model)
+    monkeypatch.setattr(patcher, "loaded_size", lambda self: self.model.model_loaded_weight_memory + 2**30)
+    _, report, readings = probe().result
+    held = json.loads(readings)["comfyui"]
+    sdxl = next(model for model in held["models"] if model["name"] == "SDXL")
+    assert (sdxl["outside_torch_gib"], held["dynamic_vram_gib"]) == (1, 1)
+    assert sdxl["resident_gib"] == pytest.approx(1 + in_torch / 2**30)
+    assert "DynamicVRAM: 1.0 GiB of weights outside torch" in report
+
+
 def test_on_a_cpu_the_report_says_what_is_absent(probe):
     _, report, readings = probe(reset_peak=True).result
     assert json.loads(readings)["torch"] is None
