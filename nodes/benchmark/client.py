@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import re
 import urllib.parse
 import uuid
@@ -16,6 +17,8 @@ from ..engine.errors import BadInputError, PackError
 
 HISTORY_TIMEOUT_S = 10.0
 POLL_S = 0.05
+GONE_POLL_S = 1.0  # how often a waiting prompt is looked for at the most
+MIN_TIMEOUT_S = 0.001
 HOST = re.compile(r"([\w.-]*\w[\w.-]*|\[[0-9A-Fa-f:.]+(%[\w.-]+)?\])(:[0-9]+)?")
 
 Prompt = Mapping[str, Any]  # API format: node id -> {class_type, inputs, _meta}
@@ -192,18 +195,23 @@ class ComfyClient:
         Raises UnreachableError if the server goes away. Events of other prompts are dropped.
         """
         outcome: Event | None = None
-        waits = True
-        async for message in self._socket:
-            if message.type is not aiohttp.WSMsgType.TEXT:
-                continue  # previews
-            content: dict[str, Any] = json.loads(message.data)
+        now = asyncio.get_running_loop().time
+        waits, ask_at, asked_at = True, math.inf, -math.inf
+        while True:
+            if ask_at <= now():
+                if await self._is_gone(prompt_id):
+                    yield Cancelled()  # the queue was cleared; nothing else tells so
+                    return
+                ask_at, asked_at = math.inf, now()
+            content = await self._receive(ask_at - now())
+            if content is None:
+                continue
             data: dict[str, Any] = content["data"]
-            if waits and content["type"] == "status" and await self._is_gone(prompt_id):
-                yield Cancelled()  # the queue was cleared; nothing else tells so
-                return
+            if waits and content["type"] == "status":  # the queue changed, on a busy server many times a second
+                ask_at = min(ask_at, max(now(), asked_at + GONE_POLL_S))
             if data.get("prompt_id") != prompt_id:
                 continue
-            waits = False
+            waits, ask_at = False, math.inf
             if content["type"] == "executing" and data["node"] is None and outcome is not None:
                 yield outcome  # only now the history is complete
                 return
@@ -212,7 +220,17 @@ class ComfyClient:
                 outcome = event
             elif event is not None:
                 yield event
-        raise UnreachableError("ComfyUI went away while it was working: see the end of its log.")
+
+    async def _receive(self, timeout_s: float) -> dict[str, Any] | None:
+        """The next message, None for a preview and where none comes in time; raises UnreachableError if the server goes away."""
+        try:
+            # To aiohttp 0 is no timeout.
+            message = await self._socket.receive(None if timeout_s == math.inf else max(timeout_s, MIN_TIMEOUT_S))
+        except asyncio.TimeoutError:  # the builtin one only from Python 3.11 on
+            return None
+        if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):
+            raise UnreachableError("ComfyUI went away while it was working: see the end of its log.")
+        return json.loads(message.data) if message.type is aiohttp.WSMsgType.TEXT else None
 
     async def run(self, prompt: Prompt, workflow: Mapping[str, Any] | None = None) -> tuple[list[Event], History]:
         """Queue a prompt, wait for its end, and return its events and what it left."""
