@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from ..files import write_durably
 NAME = "manifest.jsonl"
 PARTS = "manifest"
 """Folder of a manifest's later lines at a URL, until the batch is finished."""
-LINES_PER_PART = 100
 PART_EVERY_S = 10.0
+READS_AT_ONCE = 16
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
@@ -222,9 +223,9 @@ class UrlFolder:
 
 
 class LinesInParts:
-    """`manifest.jsonl`, and numbered files of up to a hundred lines each, which become one with it when the batch is finished.
+    """`manifest.jsonl`, and a numbered file of further lines every ten seconds; all become one when the batch is finished.
 
-    The lines of the last seconds wait: a kill loses them, and their sprites are drawn again.
+    Lines wait for so long: a kill loses them, and their sprites are drawn again.
     """
 
     def __init__(self, folder: UrlFolder, parts: list[str]) -> None:
@@ -235,14 +236,16 @@ class LinesInParts:
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Each line, with the words that name it; raises OSError."""
-        for name in (NAME, *self._parts):
-            for number, line in enumerate(self._folder.read(name).splitlines(keepends=True), start=1):
-                yield f"{self._folder}/{name}, line {number}", line
+        names = (NAME, *self._parts)
+        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
+            for name, data in zip(names, pool.map(self._folder.read, names), strict=True):
+                for number, line in enumerate(data.splitlines(keepends=True), start=1):
+                    yield f"{self._folder}/{name}, line {number}", line
 
     def append(self, line: bytes) -> None:
         """Add a line, and write those that wait if it is time; raises OSError, and then it is not there."""
         self._waiting.append(line)
-        if len(self._waiting) >= LINES_PER_PART or time.monotonic() - self._written_at >= PART_EVERY_S:
+        if time.monotonic() - self._written_at >= PART_EVERY_S:
             try:
                 self._write()
             except OSError:

@@ -75,25 +75,16 @@ def test_a_stop_keeps_every_line(url: str):
 
 
 def test_a_kill_loses_the_lines_that_wait_and_no_more(url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(storage, "LINES_PER_PART", 3)
     manifest = Manifest.create(url, REQUEST)
-    add(manifest, *range(8))
+    add(manifest, 0, 1, 2, 3, 4)
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + storage.PART_EVERY_S)
+    add(manifest, 5, 6, 7)
     kill(manifest)
     with Manifest.resume(url) as manifest:
         assert missing(manifest) == [6, 7, 8, 9]
         add(manifest, *missing(manifest))
     assert {data for name, data in files(url).items() if name != NAME} == {picture(index) for index in range(10)}
-
-
-def test_lines_wait_for_seconds_at_most(url: str, monkeypatch: pytest.MonkeyPatch):
-    manifest = Manifest.create(url, REQUEST)
-    add(manifest, 0)
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + storage.PART_EVERY_S)
-    add(manifest, 1)
-    kill(manifest)
-    with Manifest.resume(url) as manifest:
-        assert missing(manifest)[0] == 2
 
 
 def test_a_kill_while_the_parts_become_one_leaves_each_line_once(url: str, monkeypatch: pytest.MonkeyPatch):
@@ -195,7 +186,7 @@ def test_a_store_that_fails_is_one_sentence(url: str, monkeypatch: pytest.Monkey
 
 
 def test_a_line_that_could_not_be_written_is_not_there(url: str, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(storage, "LINES_PER_PART", 1)
+    monkeypatch.setattr(storage, "PART_EVERY_S", 0.0)
     manifest = Manifest.create(url, REQUEST)
     write = storage.UrlFolder.write
 
