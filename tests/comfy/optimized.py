@@ -130,6 +130,7 @@ class Graphs:
 
     def __init__(self, pack_nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
         self.captures = 0
+        self.failures = 0
         self.waits = 0
         self.fail = False
         monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)
@@ -144,6 +145,7 @@ class Graphs:
 
     def capture(self, graph: StandInGraph, body: Any) -> None:
         if self.fail:
+            self.failures += 1
             raise RuntimeError("operation not permitted when stream is capturing\nmore")
         self.captures += 1
         body()

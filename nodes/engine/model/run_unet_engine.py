@@ -5,6 +5,7 @@ import logging
 import math
 import weakref
 from collections.abc import Callable, Generator, Hashable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from ...comfy_adapters.weights import (
 from ..kernels.ops import compile_failure, engine_ops
 from ..unet.forward import BLOCK_PATCHES, StockPieces, UNetForward
 from ..unet.fp8 import fp8_linears
-from ..unet.graphs import CaptureError, GraphCache, WaitWatch, own_control, shape_key
+from ..unet.graphs import CapturedForward, CaptureError, GraphCache, WaitWatch, own_control, shape_key
 from ..unet.layout import UNetLayout
 from ..unet.own_weights import OwnWeights
 from ..unet.prepared import PreparedWeights
@@ -44,6 +45,23 @@ CALLED_PATCHES = (
     *BLOCK_PATCHES, "input_block_patch", "input_block_patch_after_skip", "middle_block_after_patch", "output_block_patch", "emb_patch",
     "forward_timestep_embed_patch",
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What ComfyUI has called the UNet's forward with."""
+
+    x: Tensor
+    timesteps: Tensor
+    context: Tensor
+    y: Tensor | None
+    control: Any
+    options: dict[str, Any]
+
+    def through(self, forward: Callable[..., Tensor], *, copied: bool = False) -> Tensor:
+        """Return what `forward` makes of them; with `copied` its marks in the options are not left for whoever reads them next."""
+        options = dict(self.options) if copied else self.options
+        return forward(self.x, self.timesteps, self.context, self.y, own_control(self.control), options)
 
 
 class _Run:
@@ -76,7 +94,7 @@ class _Known:
         self.unet = weakref.ref(unet)
         self.attention = attention  # ComfyUI's, which some packs replace between two runs
         self.verified: set[Hashable] = set()
-        self.waits: dict[Hashable, str] = {}
+        self.no_graph: dict[Hashable, str] = {}  # why a shape runs without one
         self.arena_sizes: dict[Hashable, tuple[int, ...]] = {}
 
 
@@ -105,7 +123,6 @@ class UNetEngine:
     def _forget_forward(self) -> None:
         self._forward: UNetForward | None = None
         self._graphs: GraphCache | None = None
-        self._no_graph_because = ""
 
     def detached(self, unpatch_all: bool) -> None:
         """React to ComfyUI taking this clone off the device.
@@ -154,9 +171,10 @@ class UNetEngine:
         if torch.is_grad_enabled() and x.requires_grad:
             run.notes["ComfyUI's own forward ran where another node asked for gradients"] = None
             return stock(x, timesteps, context, y, control, options, **rest)
+        inputs = _Inputs(x, timesteps, context, y, control, options)
         out: Tensor | None = None
         try:
-            out = self._checked(run, stock, model, x, timesteps, context, y, control, options)
+            out = self._checked(run, stock, model, inputs)
         except NotResidentError as error:
             run.step_back(str(error))
         except self._ops.compile_errors as error:
@@ -173,42 +191,36 @@ class UNetEngine:
             release_cached_memory()
         return stock(x, timesteps, context, y, control, options, **rest) if out is None else out
 
-    def _checked(
-        self, run: _Run, stock: Callable[..., Tensor], model: Any, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None,
-        control: Any, options: dict[str, Any],
-    ) -> Tensor:  # fmt: skip
+    def _checked(self, run: _Run, stock: Callable[..., Tensor], model: Any, inputs: _Inputs) -> Tensor:
         """Return the engine's output; on a shape's first step compare with ComfyUI's, and return that if they disagree."""
         known = self._known_shapes(model)
-        key = shape_key(x, context, y, control)
-        calls = _calls_python(options)
+        key = shape_key(inputs.x, inputs.context, inputs.y, inputs.control)
+        calls = _calls_python(inputs.options)
         if not calls and key not in known.verified:
-            return self._compared(run, known, key, stock, model, x, timesteps, context, y, control, options)
-        forward = self._prepare(run, model, x)
-        why = known.waits.get(key) or self._no_graph_because
+            return self._compared(run, known, key, stock, model, inputs)
+        forward = self._prepare(run, model, inputs.x)
         if calls:  # never compared: a patch that counts its calls must be called once
-            why = f"{calls} of another node is called at every step"
-        elif self._plan.cuda_graph and not why:
-            return self._replay(run, forward, known.arena_sizes, key, x, timesteps, context, y, control, options)
-        if why:
-            run.notes[f"no CUDA graph: {why}"] = None
-        return forward(x, timesteps, context, y, own_control(control), options)
+            run.notes[f"no CUDA graph: {calls} of another node is called at every step"] = None
+            return inputs.through(forward)
+        if not self._plan.cuda_graph:
+            return inputs.through(forward)
+        return self._replay(run, known, key, forward, inputs)
 
     def _compared(
-        self, run: _Run, known: _Known, key: Hashable, stock: Callable[..., Tensor], model: Any, x: Tensor, timesteps: Tensor,
-        context: Tensor, y: Tensor | None, control: Any, options: dict[str, Any],
-    ) -> Tensor:  # fmt: skip
+        self, run: _Run, known: _Known, key: Hashable, stock: Callable[..., Tensor], model: Any, inputs: _Inputs
+    ) -> Tensor:
         # ComfyUI's goes first: what it loads is given back before the engine adds memory of its own.
-        expected = stock(x, timesteps, context, y, own_control(control), dict(options))
+        expected = inputs.through(stock, copied=True)
         try:
-            forward = self._prepare(run, model, x)
+            forward = self._prepare(run, model, inputs.x)
         except NotResidentError as error:
             run.step_back(str(error))
             return expected
-        evict_unheld(run.patcher, x.device)
+        evict_unheld(run.patcher, inputs.x.device)
         with WaitWatch() as watch:
-            out = forward(x, timesteps, context, y, own_control(control), dict(options))
+            out = inputs.through(forward, copied=True)
         if watch.found and self._plan.cuda_graph:
-            known.waits[key] = f"{watch.found} waits for the device"
+            known.no_graph[key] = f"{watch.found} waits for the device"
         difference = (torch.linalg.vector_norm((out - expected).float()) / torch.linalg.vector_norm(expected.float())).item()
         tolerance = FP8_TOLERANCE if self._plan.fp8 else TOLERANCE[out.dtype]
         if difference <= tolerance:
@@ -231,26 +243,30 @@ class UNetEngine:
             self._known = _Known(model, attention)
         return self._known
 
-    def _replay(
-        self, run: _Run, forward: UNetForward, sizes: dict[Hashable, tuple[int, ...]], key: Hashable, x: Tensor, timesteps: Tensor,
-        context: Tensor, y: Tensor | None, control: Any, options: dict[str, Any],
-    ) -> Tensor:  # fmt: skip
-        self._graphs = self._graphs or GraphCache()
-        captured = self._graphs.get(key)
-        if captured is None:
+    def _replay(self, run: _Run, known: _Known, key: Hashable, forward: UNetForward, inputs: _Inputs) -> Tensor:
+        """Return the output of the shape's graph, captured at its first use; without a graph where none can be had."""
+        captured = None
+        if key not in known.no_graph:
+            self._graphs = self._graphs or GraphCache()
             try:
-                captured = self._graphs.capture(key, forward, x, timesteps, context, y, control, arena_sizes=sizes.get(key, ()))
-                sizes[key] = captured.arena_sizes
+                captured = self._graphs.get(key) or self._capture(self._graphs, known, key, forward, inputs)
             except CaptureError as error:
-                self._no_graph_because = str(error)
+                known.no_graph[key] = str(error)
+                self._graphs = None  # their arena has blocks for this shape too, which nobody will use
         if captured is None:
-            self._graphs = None  # no graph is replayed from here on, and their arena holds a step's activations
-            run.notes[f"no CUDA graph: {self._no_graph_because}"] = None
-            return forward(x, timesteps, context, y, own_control(control), options)
-        context_key = None
+            run.notes[f"no CUDA graph: {known.no_graph[key]}"] = None
+            return inputs.through(forward)
+        options, context_key = inputs.options, None
         if run.constant_conditioning and "uuids" in options:
             context_key = (*options["uuids"], *options["cond_or_uncond"])
-        return captured(x, timesteps, context, y, control, context_key)
+        return captured(inputs.x, inputs.timesteps, inputs.context, inputs.y, inputs.control, context_key)
+
+    @staticmethod
+    def _capture(graphs: GraphCache, known: _Known, key: Hashable, forward: UNetForward, inputs: _Inputs) -> CapturedForward:
+        tensors = inputs.x, inputs.timesteps, inputs.context, inputs.y
+        captured = graphs.capture(key, forward, *tensors, inputs.control, arena_sizes=known.arena_sizes.get(key, ()))
+        known.arena_sizes[key] = captured.arena_sizes
+        return captured
 
     def _prepare(self, run: _Run, model: Any, x: Tensor) -> UNetForward:
         if self._unet is not model:
