@@ -1,6 +1,7 @@
 """The tiny SDXL loads, draws and reads pictures through ComfyUI's own code, and leaves every other model's path alone."""
 
 import importlib
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,8 +9,16 @@ import torch
 
 
 @pytest.fixture
-def topology(tiny_checkpoint):
-    return importlib.import_module("topology")
+def tiny(tiny_checkpoint) -> Any:
+    """The definitions in tests/tiny_sdxl."""
+    names = ("topology", "tiny_unet", "tiny_vae", "tiny_text", "single_file")
+    return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+
+
+def loaded_parts(tiny, state):
+    parts = tiny.tiny_unet.UNet(), tiny.tiny_vae.Autoencoder(), tiny.tiny_text.TextEncoders()
+    tiny.single_file.from_single_file(state, *parts)
+    return parts
 
 
 @pytest.fixture
@@ -43,7 +52,7 @@ def test_is_sdxl_to_comfyui(comfyui, tiny_sdxl):
     assert tiny_sdxl.model.model.model_type == comfy.model_base.ModelType.EPS
 
 
-def test_every_weight_reaches_comfyui(tiny_sdxl, state, topology):
+def test_every_weight_reaches_comfyui(tiny_sdxl, state, tiny):
     parts = {
         "model.diffusion_model.": tiny_sdxl.model.model.diffusion_model.state_dict(),
         "first_stage_model.": tiny_sdxl.vae.first_stage_model.state_dict(),
@@ -55,18 +64,19 @@ def test_every_weight_reaches_comfyui(tiny_sdxl, state, topology):
     assert all(torch.equal(tensor.float(), state[key].float()) for key, tensor in loaded.items())
 
     theirs = tiny_sdxl.clip.cond_stage_model.clip_g.transformer.state_dict()
-    ours = topology.TextEncoder(topology.TEXT_WIDTH_G, 2, quick_gelu=False, projected=True)
-    prefix = topology.PREFIXES["clip_g"]
-    ours.load_state_dict(topology._from_open_clip({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}))
+    ours = tiny.tiny_text.TextEncoder(tiny.topology.TEXT_WIDTH_G, 2, quick_gelu=False, projected=True)
+    prefix = tiny.single_file.PREFIXES["clip_g"]
+    ours.load_state_dict(
+        tiny.single_file._from_open_clip({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+    )
     assert theirs.keys() == ours.state_dict().keys()
     assert all(torch.equal(theirs[key].float(), tensor) for key, tensor in ours.state_dict().items())
 
 
-def test_own_definitions_agree_with_comfyui(comfyui, tiny_sdxl, state, topology):
+def test_own_definitions_agree_with_comfyui(comfyui, tiny_sdxl, state, tiny):
     import comfy.model_management
 
-    unet, vae, text = topology.UNet(), topology.Autoencoder(), topology.TextEncoders()
-    topology.from_single_file(state, unet, vae, text)
+    unet, vae, text = loaded_parts(tiny, state)
     clip = tiny_sdxl.clip
     pairs = clip.tokenize("pixel art red slime, 16bit game sprite, clean background")
     tokens_l, tokens_g = (torch.tensor([[token for token, _ in pairs[name][0]]]) for name in ("l", "g"))
@@ -78,7 +88,7 @@ def test_own_definitions_agree_with_comfyui(comfyui, tiny_sdxl, state, topology)
 
         sizes = torch.tensor([[768.0, 768, 0, 0, 768, 768]])
         adm = tiny_sdxl.model.model.encode_adm(pooled_output=theirs_pooled, device="cpu")
-        y = torch.cat([pooled, topology.size_embedding(sizes)], dim=1)
+        y = torch.cat([pooled, tiny.topology.size_embedding(sizes)], dim=1)
         torch.testing.assert_close(adm, y, atol=2e-5, rtol=1e-4)
 
         x, t = torch.randn(1, 4, 17, 22), torch.tensor([500.0])
@@ -112,17 +122,16 @@ def test_draws_and_redraws_odd_sizes(comfyui, comfy_sd, tiny_checkpoint, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 0.02), (torch.bfloat16, 0.1)], ids=["fp16", "bf16"])
-def test_half_precision_activations_stay_near_fp32(state, topology, dtype, tolerance):
+def test_half_precision_activations_stay_near_fp32(state, tiny, dtype, tolerance):
     """ComfyUI refuses fp16 on CPUs, so the same layers run here in plain torch, as they would on a GPU."""
-    unet, vae, text = topology.UNet(), topology.Autoencoder(), topology.TextEncoders()
-    topology.from_single_file(state, unet, vae, text)
+    unet, vae, text = loaded_parts(tiny, state)
     tokens = torch.tensor([[49406, 320, 736, 49407, *[0] * 73]])
     x, t = torch.randn(1, 4, 16, 16), torch.tensor([700.0])
     pixels = torch.rand(1, 3, 64, 64) * 2 - 1
 
     def run(dtype):
         context, pooled = text.float()(tokens, tokens)
-        y = torch.cat([pooled, topology.size_embedding(torch.full((1, 6), 768.0))], dim=1)
+        y = torch.cat([pooled, tiny.topology.size_embedding(torch.full((1, 6), 768.0))], dim=1)
         noise = unet.to(dtype)(x.to(dtype), t, context.to(dtype), y.to(dtype))
         latents = vae.to(dtype).encode(pixels.to(dtype))
         return noise.float(), latents.float(), vae.decode(latents).float()

@@ -12,7 +12,10 @@ from pathlib import Path
 import torch
 from join import MANIFEST, WEIGHTS, join_parts
 from safetensors.torch import save_file
-from topology import Autoencoder, TextEncoders, UNet, initialise, to_single_file
+from single_file import initialise, to_single_file
+from tiny_text import TextEncoders
+from tiny_unet import UNet
+from tiny_vae import Autoencoder
 
 
 def random_checkpoint(seed: int, in_channels: int = 4) -> dict[str, torch.Tensor]:

@@ -1,4 +1,7 @@
-"""The 24 subjects: each draws itself on a canvas in its main colour, in a pose of its own."""
+"""The 24 subjects: each draws itself on a canvas in its main colour, in a pose of its own.
+
+Longer than other files, because it is a list of drawings: one function each, none of which knows of another.
+"""
 
 from collections.abc import Callable
 

@@ -21,8 +21,12 @@ import numpy as np
 import torch
 from join import PART_BYTES, join_parts, write_parts
 from safetensors.torch import load_file, save
+from single_file import from_single_file, to_single_file
 from sprites import COLOUR_NAMES, HELD_OUT, SUBJECTS, TRAINED, contact_sheet, save_picture
-from topology import LATENT_SCALE, Autoencoder, TextEncoders, UNet, from_single_file, size_embedding, to_single_file
+from tiny_text import TextEncoders
+from tiny_unet import UNet
+from tiny_vae import Autoencoder
+from topology import LATENT_SCALE, size_embedding
 from torch import Tensor
 from train_unet import alphas_cumprod, train_unet
 from train_vae import encode_dataset, load_vae, train_vae

@@ -6,8 +6,12 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
+from single_file import initialise
 from sprites import COLOUR_NAMES, TONES, Dataset
-from topology import VOCABULARY, Autoencoder, TextEncoders, UNet, initialise, size_embedding
+from tiny_text import TextEncoders
+from tiny_unet import UNet
+from tiny_vae import Autoencoder
+from topology import VOCABULARY, size_embedding
 from torch import Tensor, nn
 from training import UNKNOWN_TOKEN, Average, Captions, Job, Settings, compiled, cosine_rate, padded_for_g, save_state, say
 

@@ -8,8 +8,12 @@ import time
 
 import torch
 import torch.nn.functional as F
+from single_file import initialise
 from sprites import Dataset
-from topology import LATENT_SCALE, Autoencoder, TextEncoders, UNet, initialise
+from tiny_text import TextEncoders
+from tiny_unet import UNet
+from tiny_vae import Autoencoder
+from topology import LATENT_SCALE
 from torch import Tensor, nn
 from training import Average, Job, cosine_rate, save_state, say
 
