@@ -6,6 +6,7 @@ Ten batches of 300: python -m pytest tests/server/test_cluster.py --rounds 10 --
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -81,6 +82,17 @@ def wait_for_no_servers(base: Path) -> None:
     while servers(base):
         assert time.monotonic() < deadline, "workers left servers behind"
         time.sleep(0.5)
+
+
+def test_two_workers_on_one_server_draw_what_it_draws_alone(comfy: Comfy, tmp_path: Path, ray_starts_slowly: None):
+    (tmp_path / "alone").mkdir()
+    alone = run(*request(tmp_path / "alone", comfy.server.address, 12))
+    assert alone.returncode == 0, alone.stderr
+    options = ["--cluster", "local", "--gpus-per-worker", "0", "--workers", "2"]
+    done = run(*request(tmp_path, comfy.server.address, 12), *options)
+    assert done.returncode == 0, done.stderr
+    assert problems(tmp_path / "sprites", tmp_path / "alone" / "sprites", 12) == []
+    assert len(re.findall(r"\(process \d+\): \d+ sprites, ", done.stdout)) == 2, done.stdout
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import contextlib
 import importlib
 import io
 import math
+import os
 import sys
 import time
 from collections import Counter, deque
@@ -75,8 +76,10 @@ def open_cluster(spec: ClusterSpec) -> Any:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if __name__.startswith("nodes."):  # a clone, which the workers cannot import by themselves
         options["runtime_env"] = {"py_modules": [str(PACK_ROOT / "nodes")]}
+    if spec.address == "local":
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours reports to nobody
     try:
-        ray.init(address=None if spec.address == "local" else spec.address, **options)
+        ray.init(address=spec.address, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:  # RuntimeError: other versions of Ray or Python
         reason = " ".join(str(error).split())
         raise BadInputError(

@@ -1,6 +1,7 @@
 """The driver of a cluster, with a stand-in for Ray whose actors answer at once."""
 
 import io
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -301,6 +302,19 @@ def test_clusters_that_cannot_be_used(monkeypatch, error, sentence):
         open_cluster(ClusterSpec("auto", WorkerSpec("http://127.0.0.1:8188")))
     assert sentence in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "ray://one:10001"])
+def test_the_named_cluster_is_used(monkeypatch, address):
+    """`local` by its name too: without an address Ray takes a cluster that happens to run on this machine."""
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
+    asked = {}
+    ray = SimpleNamespace(init=lambda **options: asked.update(options, reports=os.environ.get("RAY_USAGE_STATS_ENABLED")))
+    monkeypatch.setattr(module.importlib, "import_module", lambda _: ray)
+    assert open_cluster(ClusterSpec(address, WorkerSpec("http://127.0.0.1:8188"))) is ray
+    assert asked["address"] == address
+    assert asked["reports"] == ("0" if address == "local" else None)
+    monkeypatch.delenv("RAY_USAGE_STATS_ENABLED", raising=False)
 
 
 def test_pictures_of_another_size_are_infinitely_far():
