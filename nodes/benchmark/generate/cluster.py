@@ -205,8 +205,9 @@ class _Batch:
             if not isinstance(error.cause, PackError):
                 raise
             self._lose(running, str(error.cause))
-        except errors.RayActorError:
-            self._lose(running, f"Worker {running.worker.number} died {JOB_RETRIES + 1} times: see its log in Ray's dashboard.")
+        except errors.RayActorError as error:
+            reason = str(error).splitlines()[-1]  # after a table of the actor's ids
+            self._lose(running, f"Worker {running.worker.number} is lost, Ray says: {reason}")
         else:
             if running.job is None:
                 self._compare(running.worker, answer)

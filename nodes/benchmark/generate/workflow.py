@@ -8,7 +8,7 @@ from typing import Any, cast
 from ...engine.errors import BadInputError
 from ...engine.sprites.file_names import FORMATS
 from ..client import ComfyClient
-from ..documents import is_graph, read_json
+from ..documents import is_graph
 from ..pack import WORKFLOWS
 from .request import GenerateRequest, Job
 
@@ -25,21 +25,6 @@ class SpriteNodes:
     prompts: str
     sampler: str
     save: str
-
-
-def read_workflow(path: Path) -> Graph:
-    """The graph in an API-format file; raises BadInputError for anything else."""
-    try:
-        graph: Any = read_json(path)
-    except OSError as error:
-        raise BadInputError(
-            f"The workflow {path} cannot be read ({error.strerror}): name a file that ComfyUI exported."
-        ) from error
-    except ValueError as error:
-        raise BadInputError(f"The workflow {path} is no JSON ({error}): export it with File > Export (API).") from error
-    if not is_graph(graph):
-        raise BadInputError(f"The workflow {path} is not in API format: export it with File > Export (API).")
-    return graph
 
 
 def sprite_nodes(graph: Graph) -> SpriteNodes:

@@ -197,13 +197,13 @@ def test_a_worker_that_dies_too_often_loses_its_jobs_to_others(workers, tmp_path
 
     def die(job: Job) -> DrawnJob:
         if workers[2].jobs:
-            raise ActorError
+            raise ActorError("The actor died.\n\tpid: 1\nThe actor is dead because its owner has died.")
         return original(job)
 
     workers[2].draw = die
     draw(tmp_path, FakeRay(workers))
     assert_complete(tmp_path)
-    assert "Worker 3 died 4 times" in capsys.readouterr().err
+    assert "Worker 3 is lost, Ray says: The actor is dead because its owner has died.\n" in capsys.readouterr().err
 
 
 def test_a_worker_that_was_started_anew_is_checked_anew(workers, tmp_path):
