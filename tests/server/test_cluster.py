@@ -48,17 +48,14 @@ def cluster(ray_starts_slowly: None) -> Iterator[Any]:
     made.shutdown()
 
 
-def add_node(cluster: Any) -> None:
+def add_node(cluster: Any, num_tries: int = 4) -> None:
     """Start a node; again where Ray gives up after 30 s (ray/_private/node.py, 2.60), which a busy machine exceeds."""
-    for _ in range(4):
-        try:
-            cluster.add_node(num_cpus=1)
-        except Exception as error:
-            if "timed out during startup" not in str(error):
-                raise
-        else:
-            return
-    pytest.fail("no node of Ray starts on this machine")
+    try:
+        cluster.add_node(num_cpus=1)
+    except Exception as error:
+        if num_tries == 1 or "timed out during startup" not in str(error):
+            raise
+        add_node(cluster, num_tries - 1)
 
 
 def server_options(base: Path, comfyui: Path) -> list[str | Path]:
