@@ -6,6 +6,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn, cast, get_args, get_origin
 
+from ..engine.errors import BadInputError
+
 MAX_BYTES = 64 * 1024 * 1024
 """Of a file: a workflow has some kilobytes, the longest record of a benchmark a few megabytes."""
 
@@ -56,3 +58,18 @@ def is_graph(content: Any) -> bool:
         return False
     nodes = cast(dict[str, dict[str, Any]], content).values()
     return all(fits(node.get("class_type"), str) and fits(node.get("inputs"), dict[str, Any]) for node in nodes)
+
+
+def read_workflow(path: Path) -> dict[str, dict[str, Any]]:
+    """The graph in an API-format file; raises BadInputError for anything else."""
+    try:
+        graph: Any = read_json(path)
+    except OSError as error:
+        raise BadInputError(f"The workflow {path} cannot be read ({error.strerror}): name a file in API format.") from error
+    except ValueError as error:
+        raise BadInputError(f"The workflow {path} is no JSON ({error}): name a file in API format.") from error
+    if fits(graph, dict[str, Any]) and isinstance(graph.get("nodes"), list):
+        raise BadInputError(f"The workflow {path} is in the page's format: save it with File > Export (API) and name that file.")
+    if not graph or not is_graph(graph):
+        raise BadInputError(f"The workflow {path} is not in API format: save it with File > Export (API).")
+    return graph

@@ -3,10 +3,10 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ...engine.errors import BadInputError
-from ..documents import is_graph, read_json
+from ..documents import read_workflow
 
 Graph = dict[str, dict[str, Any]]  # node id -> {class_type, inputs, _meta}
 Link = tuple[str, int]
@@ -19,18 +19,8 @@ SEED_INPUTS = ("seed", "noise_seed")
 
 
 def read_graph(path: Path) -> Graph:
-    """The graph of an API-format file; raises BadInputError for anything else."""
-    try:
-        content: Any = read_json(path)
-    except OSError as error:
-        raise BadInputError(f"The workflow {path} cannot be read ({error.strerror}): name a file in API format.") from error
-    except ValueError as error:
-        raise BadInputError(f"The workflow {path} is no JSON ({error}): name a file in API format.") from error
-    nodes = cast(dict[str, Any], content) if isinstance(content, dict) else {}
-    if isinstance(nodes.get("nodes"), list):
-        raise BadInputError(f"The workflow {path} is in the page's format: save it with File > Export (API) and name that file.")
-    if not nodes or not is_graph(nodes):
-        raise BadInputError(f"The workflow {path} is not in API format: save it with File > Export (API).")
+    """The graph of an API-format file, with every node that it links to; raises BadInputError for anything else."""
+    nodes = read_workflow(path)
     missing = sorted({link[0] for node in nodes.values() for link in links_of(node).values()} - set(nodes))
     if missing:
         raise BadInputError(

@@ -12,6 +12,7 @@ from urllib.request import url2pathname
 
 from ...engine.errors import BadInputError, PackError
 from ...engine.sprites.prompts import ALTERNATIVES
+from ..documents import read_workflow
 
 if TYPE_CHECKING:
     from ..generate.cluster import ClusterSpec
@@ -159,7 +160,7 @@ def run(options: argparse.Namespace) -> int:
 def _request(options: argparse.Namespace) -> "GenerateRequest":
     """The request that the options make."""
     from ..generate.request import GenerateRequest, read_prompts
-    from ..generate.workflow import DEFAULT_WORKFLOW, configured, read_workflow
+    from ..generate.workflow import DEFAULT_WORKFLOW, configured
 
     if options.prompts is None:
         raise BadInputError("No prompts are given: name a file with one prompt a line by --prompts FILE.")
@@ -198,7 +199,6 @@ def _cluster(options: argparse.Namespace, address: str) -> "ClusterSpec":
 def _refuse_other_request(options: argparse.Namespace, request: "GenerateRequest") -> None:
     """Raise BadInputError if an option that is given asks for something else than the manifest's request."""
     from ..generate.request import read_prompts
-    from ..generate.workflow import read_workflow
 
     given = {
         "count": options.count,

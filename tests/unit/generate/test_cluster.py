@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fast_sprites.nodes.benchmark.documents import read_workflow
 from fast_sprites.nodes.benchmark.generate import cluster as module
 from fast_sprites.nodes.benchmark.generate.cluster import ClusterSpec, generate_on_cluster, mean_difference, open_cluster
 from fast_sprites.nodes.benchmark.generate.manifest import Manifest
@@ -17,7 +18,7 @@ from fast_sprites.nodes.benchmark.generate.progress import Progress
 from fast_sprites.nodes.benchmark.generate.request import GenerateRequest, Job
 from fast_sprites.nodes.benchmark.generate.run import StoppedError
 from fast_sprites.nodes.benchmark.generate.worker import DrawnJob, WorkerError, WorkerFacts, WorkerSpec
-from fast_sprites.nodes.benchmark.generate.workflow import DEFAULT_WORKFLOW, read_workflow
+from fast_sprites.nodes.benchmark.generate.workflow import DEFAULT_WORKFLOW
 from fast_sprites.nodes.engine.errors import BadInputError
 from PIL import Image
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fast_sprites.nodes.benchmark.cli import main
 from fast_sprites.nodes.benchmark.client import ClientError, Failed, base_url
+from fast_sprites.nodes.benchmark.documents import read_workflow
 from fast_sprites.nodes.benchmark.generate import cluster
 from fast_sprites.nodes.benchmark.generate.progress import Progress, duration
 from fast_sprites.nodes.benchmark.generate.request import GenerateRequest, Job, read_prompts
@@ -18,7 +19,6 @@ from fast_sprites.nodes.benchmark.generate.workflow import (
     check_server,
     configured,
     job_graph,
-    read_workflow,
     sprite_nodes,
 )
 from fast_sprites.nodes.engine.errors import BadInputError
@@ -115,7 +115,7 @@ def test_workflows_that_a_job_could_not_set_are_refused():
     ("text", "sentence"),
     [
         ("{", r"is no JSON \("),
-        ('{"nodes": [], "links": []}', r"is not in API format: export it with File > Export \(API\)\.$"),
+        ('{"nodes": [], "links": []}', r"is in the page's format: save it with File > Export \(API\) and name that file\.$"),
         ("[]", "is not in API format"),
         ('{"1": {"class_type": "A"}}', "is not in API format"),
         (None, "cannot be read"),

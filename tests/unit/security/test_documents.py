@@ -27,10 +27,10 @@ from fast_sprites.nodes.benchmark.bench.markdown import markdown
 from fast_sprites.nodes.benchmark.bench.record import RecordError, read_record
 from fast_sprites.nodes.benchmark.bench.terminal import summary
 from fast_sprites.nodes.benchmark.client import base_url
-from fast_sprites.nodes.benchmark.documents import MAX_BYTES, fits, is_graph, parse_json, read_json
+from fast_sprites.nodes.benchmark.documents import MAX_BYTES, fits, is_graph, parse_json, read_json, read_workflow
 from fast_sprites.nodes.benchmark.generate.manifest import NAME, Manifest
 from fast_sprites.nodes.benchmark.generate.request import GenerateRequest
-from fast_sprites.nodes.benchmark.generate.workflow import configured, file_extension, job_graph, read_workflow, sprite_nodes
+from fast_sprites.nodes.benchmark.generate.workflow import configured, file_extension, job_graph, sprite_nodes
 from fast_sprites.nodes.engine.errors import BadInputError, PackError
 from fast_sprites.nodes.engine.sprites.restore import edit_prompt, edit_workflow, is_page_graph, single_sprite_edits
 from hypothesis import example, given
