@@ -1,6 +1,6 @@
 /** @file The memory's history as a page keeps it: plain data, no page and no ComfyUI. */
 
-/** @typedef {(number | null)[]} Row seq, time_s, then GiB: active, reserved, driver, RAM, process */
+/** @typedef {(number | null)[]} Row seq, time_s, then GiB: active, reserved, driver, RAM, process, CUDA graphs */
 /** @typedef {{node_id: string, class_type: string, start_s: number, end_s: number | null}} Span */
 /** @typedef {{run: number, start_s: number, end_s: number | null, num_left_out: number, spans: Span[]}} Run */
 /** @typedef {{time_s: number, node_id: string, workflow_id: string | null}} Mark */
@@ -12,6 +12,8 @@ const MAX_RUNS = 20;
 const SEQ = 0;
 const TIME = 1;
 
+/** What the server calls the numbers of a row. */
+export const COLUMNS = ["seq", "time_s", "active_gib", "reserved_gib", "driver_gib", "ram_gib", "process_gib", "graphs_gib"];
 /** @type {Record<CurveName, number>} */
 export const COLUMN = { active: 2, reserved: 3, driver: 4, ram: 5, process: 6 };
 

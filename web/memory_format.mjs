@@ -1,6 +1,6 @@
 /** @file Sizes, times and files of the memory's history: plain functions. */
 
-import { COLUMN, timeOf } from "./memory_data.mjs";
+import { COLUMNS, timeOf } from "./memory_data.mjs";
 
 /** @typedef {import("./memory_data.mjs").MemoryStore} MemoryStore */
 /** @typedef {import("./memory_data.mjs").Row} Row */
@@ -54,13 +54,13 @@ export function niceMaximum(value) {
  * @param {MemoryStore} store
  */
 export function toCsv(store) {
-  const names = ["time_s", "active_gib", "reserved_gib", "driver_gib", "ram_gib", "process_gib", "node_id", "class_type"];
+  const names = COLUMNS.slice(1);
   const lines = store.rows.map((row) => {
     const span = store.spanAt(timeOf(row));
-    const figures = Object.values(COLUMN).map((column) => row[column] ?? "");
-    return [timeOf(row), ...figures, span?.node_id ?? "", span?.class_type ?? ""].map(csvField).join(",");
+    const figures = names.map((_, index) => row[index + 1] ?? "");
+    return [...figures, span?.node_id ?? "", span?.class_type ?? ""].map(csvField).join(",");
   });
-  return [names.join(","), ...lines, ""].join("\r\n");
+  return [[...names, "node_id", "class_type"].join(","), ...lines, ""].join("\r\n");
 }
 
 /** @param {string | number} value */

@@ -1,6 +1,7 @@
 /** @file The sidebar tab: live chart, nodes of the last run, models held, what was applied, and buttons. */
 
 import { MemoryChart } from "./memory_chart.mjs";
+import { COLUMNS } from "./memory_data.mjs";
 import { formatDuration, formatSize, toCsv } from "./memory_format.mjs";
 import { chosen } from "./memory_settings.mjs";
 import { parseReport, reportOf } from "./report_text.mjs";
@@ -22,7 +23,8 @@ import { ReportView } from "./report_view.mjs";
  */
 /** @typedef {{run: number | null, rows: NodeRow[], num_left_out: number, leak: string}} NodeTable */
 /** @typedef {{name: string, device: string, size_gib: number, resident_gib: number}} HeldModel */
-/** @typedef {{device: string, comfyui: {models: HeldModel[]}, missing: string[]}} Reading */
+/** @typedef {{own_gib: number, captured_gib: number | null}} Graphs */
+/** @typedef {{device: string, graphs: Graphs, comfyui: {models: HeldModel[]}, missing: string[]}} Reading */
 
 const WINDOWS_S = { "1 minute": 60, "5 minutes": 300, "30 minutes": 1800 };
 const LAST_RUN = "last run";
@@ -62,7 +64,7 @@ export class MemorySidebar {
       <p id="status" role="status"></p>
       <section aria-labelledby="nodes-title"><h3 id="nodes-title">Nodes of the last run</h3>
         <div id="nodes" tabindex="0" role="region" aria-labelledby="nodes-title"></div></section>
-      <section aria-labelledby="models-title"><h3 id="models-title">Models held</h3><ul id="models"></ul></section>
+      <section aria-labelledby="models-title"><h3 id="models-title">Models and CUDA graphs held</h3><ul id="models"></ul></section>
       <section aria-labelledby="applied-title"><h3 id="applied-title">Applied and refused in the last run</h3>
         <div id="applied"></div></section>`;
     this.chart = new MemoryChart(feed, { range: () => this.#range(), marks: () => this.#marks(), titleOf, maxLanes: 3 });
@@ -192,13 +194,17 @@ export class MemorySidebar {
   }
 
   /** @param {Reading} reading */
-  #showReading({ device, comfyui, missing }) {
+  #showReading({ device, graphs, comfyui, missing }) {
     setText(this.#part("device"), device === "cpu" ? "CPU" : device);
     this.#part("device").title = missing.join("\n");
     const lines = comfyui.models.map(
       ({ name, device: place, size_gib, resident_gib }) =>
         `${name}: ${formatSize(resident_gib, chosen.unit)} of ${formatSize(size_gib, chosen.unit)} ${chosen.unit} on ${place}`,
     );
+    if (graphs.own_gib + (graphs.captured_gib ?? 0) >= 0.05) {
+      const captured = graphs.captured_gib === null ? "" : `, ${formatSize(graphs.captured_gib, chosen.unit)} allocated in captures`;
+      lines.push(`CUDA graphs, ${chosen.unit}: ${formatSize(graphs.own_gib, chosen.unit)} in torch (this pack's)${captured}`);
+    }
     const list = this.#part("models");
     const shown = lines.length ? lines : ["None."];
     if (list.textContent === shown.join("")) return;
@@ -219,8 +225,7 @@ export class MemorySidebar {
       },
       json: () => {
         const { rows, runs, marks } = this.feed.store;
-        const columns = ["seq", "time_s", "active_gib", "reserved_gib", "driver_gib", "ram_gib", "process_gib"];
-        const document = { columns, rows, runs, marks, table: this.#table, reading: this.#reading };
+        const document = { columns: COLUMNS, rows, runs, marks, table: this.#table, reading: this.#reading };
         this.#save(new Blob([JSON.stringify(document)], { type: "application/json" }), "json");
       },
       csv: () => this.#save(new Blob([toCsv(this.feed.store)], { type: "text/csv" }), "csv"),

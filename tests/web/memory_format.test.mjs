@@ -29,12 +29,12 @@ test("the CSV names the node, quotes what must be, and starts no formula", () =>
     { node_id: "2:1", class_type: 'Load, "it"', start_s: 1, end_s: 2 },
     { node_id: "=1+1", class_type: "K", start_s: 3, end_s: 4 },
   ];
-  store.merge({ rows: [[1, 1.5, 2, 3, null, 8, 1], [2, 2.5, 2, 3, 4, 8, 1], [3, 3.5, 2, 3, 4, 8, 1]], runs: [{ run: 1, start_s: 1, end_s: 5, num_left_out: 0, spans }] });
+  store.merge({ rows: [[1, 1.5, 2, 3, null, 8, 1, null], [2, 2.5, 2, 3, 4, 8, 1, 0.5], [3, 3.5, 2, 3, 4, 8, 1, 0.5]], runs: [{ run: 1, start_s: 1, end_s: 5, num_left_out: 0, spans }] });
   assert.deepEqual(toCsv(store).split("\r\n"), [
-    "time_s,active_gib,reserved_gib,driver_gib,ram_gib,process_gib,node_id,class_type",
-    '1.5,2,3,,8,1,2:1,"Load, ""it"""',
-    "2.5,2,3,4,8,1,,",
-    "3.5,2,3,4,8,1,'=1+1,K",
+    "time_s,active_gib,reserved_gib,driver_gib,ram_gib,process_gib,graphs_gib,node_id,class_type",
+    '1.5,2,3,,8,1,,2:1,"Load, ""it"""',
+    "2.5,2,3,4,8,1,0.5,,",
+    "3.5,2,3,4,8,1,0.5,'=1+1,K",
     "",
   ]);
 });

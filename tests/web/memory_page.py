@@ -82,6 +82,14 @@ def pixels(page: ComfyPage, chart: str = CHART, name: str = "ram") -> int:
     )
 
 
+def is_drawn(page: ComfyPage, chart: str = CHART, name: str = "ram", more_than: int = 10) -> bool:
+    """Whether the chart has more pixels of a colour than that, now or within a few seconds: a busy machine draws late."""
+    deadline = time.monotonic() + 15
+    while (is_missing := pixels(page, chart, name) <= more_than) and time.monotonic() < deadline:
+        page.page.wait_for_timeout(100)
+    return not is_missing
+
+
 def gpu_rows() -> list[list[float]]:
     """The last 50 seconds of a GPU, which the server of these tests does not have."""
     return [[1_000_000 + i, time.time() - 50 + 0.25 * i, 3 + i % 4, 6, 8, 20, 4] for i in range(200)]
