@@ -4,29 +4,18 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 import torch
 from fast_sprites.nodes.benchmark.cli import main
 from fast_sprites.nodes.benchmark.commands import doctor
-from fast_sprites.nodes.engine.facts import MachineFacts
 from fast_sprites.nodes.engine.kernels import self_test
 from fast_sprites.nodes.engine.kernels.ops import TorchOps
 
 from ...conftest import PACK_ROOT
+from ..machines import GB10, H100, RTX_2080
 
 CPU = torch.device("cpu")
-RTX_2080 = MachineFacts(
-    device_type="cuda",
-    device_name="NVIDIA GeForce RTX 2080",
-    capability=(7, 5),
-    memory_total_gib=7.8,
-    torch_version=(2, 11),
-    triton_missing="",
-)
-GB10 = replace(RTX_2080, device_name="NVIDIA GB10", capability=(12, 1), memory_total_gib=119.7, is_integrated=True)
-H100 = replace(RTX_2080, device_name="NVIDIA H100", capability=(9, 0), memory_total_gib=79.2)
 
 
 class WrongGeglu(TorchOps):

@@ -7,24 +7,15 @@ from fast_sprites.nodes.engine.facts import MachineFacts
 from fast_sprites.nodes.engine.model.plan import ATTENTIONS, ModelFacts, ModelSettings, plan_model
 from fast_sprites.nodes.engine.report import Decision, report_text
 
+from ..machines import CPU, GB10, GTX_1080, H100
+
 AUTO = ModelSettings()
 SDXL = ModelFacts(model_class="SDXL", attention_functions=("pytorch", "split", "sub_quad"))
-H100 = MachineFacts(
-    device_type="cuda",
-    device_name="NVIDIA H100",
-    capability=(9, 0),
-    memory_total_gib=79.2,
-    torch_version=(2, 11),
-    triton_missing="",
-)
 RTX_4090 = replace(H100, device_name="NVIDIA GeForce RTX 4090", capability=(8, 9), memory_total_gib=23.5)
 RTX_5090 = replace(H100, device_name="NVIDIA GeForce RTX 5090", capability=(12, 0), memory_total_gib=31.4)
-GTX_1080 = replace(H100, device_name="NVIDIA GeForce GTX 1080", capability=(6, 1), memory_total_gib=8.0)
-GB10 = replace(H100, device_name="NVIDIA GB10", capability=(12, 1), memory_total_gib=119.7, is_integrated=True)
 ROCM = MachineFacts(
     device_type="rocm", device_name="AMD Radeon RX 7900 XTX", memory_total_gib=24.0, torch_version=(2, 11), triton_missing=""
 )
-CPU = MachineFacts(device_type="cpu", device_name="CPU", torch_version=(2, 11))
 FP32 = replace(SDXL, weight_dtype="fp32", compute_dtype="fp32", core_attention="sub_quad")
 
 

@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import pytest
-from fast_sprites.nodes.engine.facts import MachineFacts
 from fast_sprites.nodes.engine.vae.plan import (
     MIN_TILE,
     VaeFacts,
@@ -14,16 +13,8 @@ from fast_sprites.nodes.engine.vae.plan import (
     tile_size,
 )
 
-H100 = MachineFacts(
-    device_type="cuda",
-    device_name="NVIDIA H100",
-    capability=(9, 0),
-    memory_total_gib=79.2,
-    torch_version=(2, 11),
-    triton_missing="",
-)
-GTX_1080 = replace(H100, device_name="NVIDIA GeForce GTX 1080", capability=(6, 1))
-CPU = MachineFacts(device_type="cpu", device_name="CPU", torch_version=(2, 11))
+from ..machines import CPU, GTX_1080, H100
+
 SDXL = VaeFacts(vae_class="AutoencoderKL")
 GIB = 1024**3
 
