@@ -13,24 +13,15 @@ import pytest
 from dev_tools import command_line
 from fast_sprites.nodes.benchmark import cli
 from fast_sprites.nodes.benchmark.commands import doctor
-from fast_sprites.nodes.engine.facts import MachineFacts
 
 from ..conftest import PACK_ROOT
+from .machines import GB10
 
 PAGES = [PACK_ROOT / "README.md", *sorted((PACK_ROOT / "docs").rglob("*.md"))]
 ALL_PAGES = [*PAGES, PACK_ROOT / "CHANGELOG.md", *sorted((PACK_ROOT / "web" / "docs").rglob("*.md"))]
 PROGRAMS = re.compile(
     r"^(?:python3? dev\.py|dev\.py|fast-sprites|python3? -m nodes\.benchmark|(?=bench (?:run|ladder|scaling|compare|report)\b))"
 )
-GB10 = MachineFacts(
-    device_type="cuda",
-    device_name="NVIDIA GB10",
-    capability=(12, 1),
-    memory_total_gib=119.7,
-    is_integrated=True,
-    torch_version=(2, 11),
-    triton_missing="",
-)  # fmt: skip
 
 
 def name_of(path: Path) -> str:
