@@ -170,8 +170,12 @@ export function paint(context, scene, width, height) {
   }
   context.setLineDash([]);
   paintSpans(context, scene, plot, x, spans);
-  for (const mark of scene.marks) paintMark(context, scene, plot, x(mark));
-  if (scene.cursor !== null) {
+  context.restore();
+  /** @param {number} time */
+  const isShown = (time) => scene.from <= time && time <= scene.to;
+  // Not clipped: at an edge a mark is drawn whole or not at all.
+  for (const mark of scene.marks.filter(isShown)) paintMark(context, scene, plot, x(mark));
+  if (scene.cursor !== null && isShown(scene.cursor)) {
     context.strokeStyle = scene.colors.text;
     context.lineWidth = 1;
     context.beginPath();
@@ -179,7 +183,6 @@ export function paint(context, scene, width, height) {
     context.lineTo(x(scene.cursor), plot.bottom + stripHeight);
     context.stroke();
   }
-  context.restore();
 }
 
 /** @typedef {{left: number, top: number, right: number, bottom: number}} Plot */

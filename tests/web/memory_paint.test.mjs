@@ -77,6 +77,14 @@ test("nodes, marks and the cursor are drawn, and titles fit", () => {
   assert.equal(context.calls.filter(([name]) => name === "fillRect").length, 2);
 });
 
+test("a mark at an edge is drawn whole, one outside not at all", () => {
+  const context = recorder();
+  paint(context, scene({ marks: [-0.01, 0, 10, 10.01], cursor: 11 }), 300, 100);
+  const names = context.calls.map(([name]) => name);
+  assert.equal(names.filter((name) => name === "fill").length, 2);
+  assert.ok(names.indexOf("fill") > names.indexOf("restore"), "clipped");
+});
+
 test("an empty history is drawn too", () => {
   const context = recorder();
   paint(context, scene(), 300, 100);
