@@ -37,7 +37,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Offer to write the frozen node surface anew, and to kill more servers."""
     parser.addoption("--kills", type=int, default=4, metavar="N", help="of ComfyUI and generate, in tests/server/test_kills.py")
     parser.addoption(
-        "--rounds", type=int, default=1, metavar="N", help="batches on a killed cluster, tests/server/test_cluster.py"
+        "--rounds",
+        type=int,
+        default=0,
+        metavar="N",
+        help="batches on a killed cluster, tests/server/test_cluster.py (default: none)",
     )
     parser.addoption(
         "--fuzz",

@@ -45,6 +45,10 @@ ACCEPTED = {
     ("nodes/benchmark/client.py", "python_network_operations"): "the command talks to the ComfyUI that its user named",
     ("nodes/benchmark/generate/cluster.py", "python_bytecode_manipulation"): "Ray is optional and imported by its fixed name",
     (
+        "nodes/benchmark/generate/cluster.py",
+        "python_environment_manipulation",
+    ): "switches off the reports of a Ray that it starts",
+    (
         "nodes/benchmark/server.py",
         "python_command_injection_risk",
     ): "the command starts the ComfyUI that its user named, without a shell",

@@ -26,6 +26,14 @@ TIMEOUT_S = 900.0
 
 
 @pytest.fixture(scope="module")
+def num_rounds(pytestconfig: pytest.Config) -> int:
+    rounds = int(pytestconfig.getoption("--rounds"))  # type: ignore[arg-type] - it has a default
+    if not rounds:
+        pytest.skip("clusters whose workers start ComfyUIs take minutes: ask for them by --rounds 1")
+    return rounds
+
+
+@pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory, comfyui: Path) -> Path:
     folder = tmp_path_factory.mktemp("cluster") / "base"
     server_setup(folder, comfyui)
@@ -107,10 +115,9 @@ def test_two_workers_on_one_server_draw_what_it_draws_alone(comfy: Comfy, tmp_pa
 
 @pytest.mark.slow
 def test_batches_survive_a_node_a_server_and_the_driver(
-    cluster: Any, base: Path, comfyui: Path, comfy: Comfy, tmp_path: Path, pytestconfig: pytest.Config
+    num_rounds: int, cluster: Any, base: Path, comfyui: Path, comfy: Comfy, tmp_path: Path, pytestconfig: pytest.Config
 ):
     num_sprites = int(pytestconfig.getoption("--sprites"))  # type: ignore[arg-type] - it has a default
-    num_rounds = int(pytestconfig.getoption("--rounds"))  # type: ignore[arg-type]
     (tmp_path / "alone").mkdir()
     alone = run(*request(tmp_path / "alone", comfy.server.address, num_sprites))
     assert alone.returncode == 0, alone.stderr
@@ -146,7 +153,9 @@ def test_batches_survive_a_node_a_server_and_the_driver(
 
 
 @pytest.mark.slow
-def test_every_gpu_has_a_server_of_its_own(base: Path, comfyui: Path, comfy: Comfy, tmp_path: Path, ray_starts_slowly: None):
+def test_every_gpu_has_a_server_of_its_own(
+    num_rounds: int, base: Path, comfyui: Path, comfy: Comfy, tmp_path: Path, ray_starts_slowly: None
+):
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 2, "include_dashboard": False})

@@ -3,12 +3,12 @@
 import argparse
 import asyncio
 import random
+import re
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
+from urllib.parse import unquote, urlsplit
 
 from ...engine.errors import BadInputError, PackError
 from ...engine.sprites.prompts import ALTERNATIVES
@@ -91,7 +91,8 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
 def _output(text: str) -> Path | str:
     """A folder of this machine, also where it is written as a URL, or another file system's URL as it stands."""
     if text.startswith("file://"):
-        return Path(url2pathname(urlsplit(text).path))
+        path = unquote(urlsplit(text).path)
+        return Path(path[1:] if re.match(r"/[A-Za-z]:", path) else path)  # file:///C:/items
     return text if "://" in text else Path(text)
 
 

@@ -1,7 +1,7 @@
 """A batch at a URL: the same files and lines as in a folder, on file systems that can neither append nor lock."""
 
-import importlib
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -212,7 +212,7 @@ def test_a_line_that_could_not_be_written_is_not_there(url: str, monkeypatch: py
     ],
 )
 def test_urls_that_cannot_be_used(url: str, sentence: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(__import__("sys").modules, "s3fs", None)  # also where it is installed
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # also where it is installed
     assert main(["generate", "--output", url, "--resume"]) == 1
     error = capsys.readouterr().err
     assert sentence in error
@@ -220,10 +220,7 @@ def test_urls_that_cannot_be_used(url: str, sentence: str, capsys: pytest.Captur
 
 
 def test_fsspec_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
-    def find(name: str) -> Any:
-        raise ImportError(name)
-
-    monkeypatch.setattr(importlib, "import_module", find)
+    monkeypatch.setitem(sys.modules, "fsspec.core", None)
     with pytest.raises(
         BadInputError, match=r"The output s3://bucket/a needs fsspec, which is not installed: pip install fsspec\."
     ):
@@ -232,5 +229,6 @@ def test_fsspec_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
 
 def test_file_urls_are_paths():
     assert _output("file:///tmp/two%20words") == Path("/tmp/two words")
+    assert _output("file:///C:/items") == Path("C:/items")
     assert _output("items") == Path("items")
     assert _output("s3://bucket/items") == "s3://bucket/items"
