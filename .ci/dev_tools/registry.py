@@ -44,6 +44,7 @@ ACCEPTED = {
     ("nodes/benchmark/bench/plots.py", "python_bytecode_manipulation"): "matplotlib is optional and imported by its fixed name",
     ("nodes/benchmark/client.py", "python_network_operations"): "the command talks to the ComfyUI that its user named",
     ("nodes/benchmark/generate/cluster.py", "python_bytecode_manipulation"): "Ray is optional and imported by its fixed name",
+    ("nodes/benchmark/generate/storage.py", "python_bytecode_manipulation"): "fsspec is optional and imported by its fixed name",
     (
         "nodes/benchmark/generate/cluster.py",
         "python_environment_manipulation",
