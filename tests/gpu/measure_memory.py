@@ -235,6 +235,8 @@ def figures(reading: dict[str, Any]) -> dict[str, Any]:
         "reserved_gib": torch_part.get("reserved_gib"),
         "driver_gib": driver.get("used_gib"),
         "dynamic_vram_gib": reading["comfyui"]["dynamic_vram_gib"],
+        "own_graphs_gib": reading["graphs"]["own_gib"],
+        "captured_gib": reading["graphs"]["captured_gib"],
         "process_gib": reading["host"]["process_gib"],
     }
 
@@ -276,6 +278,7 @@ async def measure_points(address: str, routes: Routes) -> tuple[list[dict[str, A
             at = said or row["route"]
             print(
                 f"{point:20} active {show(at['active_gib'])}  reserved {show(at['reserved_gib'])}  driver {show(at['driver_gib'])}  "
+                f"DynamicVRAM {show(at['dynamic_vram_gib'])}  graphs {show(at['own_graphs_gib'])} and {show(at['captured_gib'])}  "
                 f"process {show(at['process_gib'])} | after: driver {show(row['route']['driver_gib'])}{difference}",
                 flush=True,
             )
