@@ -214,9 +214,12 @@ def core_attention_function() -> Any:
     return core_attention.optimized_attention
 
 
-def attention_function(name: str | None) -> Callable[..., Any]:
-    """Return attention on q, k, v [N, L, heads * d]: ComfyUI's choice for None, SDPA for "sdpa" and "cudnn" (tried first)."""
-    if name is None and core_attention.optimized_attention is not core_attention.attention_pytorch:
+def attention_function(name: str | None, *, yields: bool = False) -> Callable[..., Any]:
+    """Return attention on q, k, v [N, L, heads * d]: ComfyUI's choice for None, SDPA for "sdpa" and "cudnn" (tried first).
+
+    With `yields` the name counts only while ComfyUI's function is torch's SDPA.
+    """
+    if (name is None or yields) and core_attention.optimized_attention is not core_attention.attention_pytorch:
         return core_attention.optimized_attention
     if name not in (None, "sdpa", "cudnn"):
         return core_attention.REGISTERED_ATTENTION_FUNCTIONS[name]

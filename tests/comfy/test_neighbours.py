@@ -7,7 +7,7 @@ import torch
 
 from ..neighbour_packs import PACKS
 from ..neighbours import AROUND, CALLED, add_bypass_lora, patched
-from .optimized import STEPS, TOLERANCE, optimize, relative_error, sample, with_graphs
+from .optimized import STEPS, TOLERANCE, optimize, package, relative_error, sample, with_graphs
 
 NEIGHBOURS = CALLED | AROUND
 SMALL = {"width": 64, "height": 64, "batch": 2, "steps": 3}
@@ -133,3 +133,26 @@ def test_what_is_replaced_for_all_models_between_two_runs_of_one(comfyui, tiny_s
         add(optimized, patches)
         assert relative_error(sample(comfyui, optimized, conds, **SMALL), expected) < TOLERANCE
     assert relative_error(sample(comfyui, optimized, conds, **SMALL), plain) < TOLERANCE
+
+
+@pytest.mark.parametrize("yields", [True, False])
+def test_an_attention_that_was_not_asked_for_by_name_yields_to_a_global_one(
+    comfyui, pack_nodes, tiny_sdxl, conds, watch, monkeypatch, caplog, yields
+):
+    """Where the plan took cuDNN on its own and another node replaces ComfyUI's function afterwards."""
+    from comfy.ldm.modules import attention
+
+    monkeypatch.setattr(attention, "optimized_attention", attention.attention_pytorch)  # a GPU's default
+    plan = package(pack_nodes, "engine.model.plan").ModelPlan(engine="eager", attention="cudnn", attention_yields=yields)
+    ours = package(pack_nodes, "engine.model.apply_model_plan").apply_model_plan(tiny_sdxl.model, plan, "3")
+    plain = sample(comfyui, tiny_sdxl.model, conds, **SMALL)
+    assert relative_error(sample(comfyui, ours, conds, **SMALL), plain) < TOLERANCE
+    PACKS["KJNodes: global attention"].add(ours, monkeypatch)
+    expected = sample(comfyui, tiny_sdxl.model, conds, **SMALL)
+    forwards = watch.count
+    with caplog.at_level("INFO", "fast_sprites"):
+        assert relative_error(sample(comfyui, ours, conds, **SMALL), expected) < TOLERANCE
+    if yields:
+        assert watch.count == 2 * forwards, caplog.text
+    else:
+        assert "differed from ComfyUI's by" in caplog.text

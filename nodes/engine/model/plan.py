@@ -57,7 +57,8 @@ class ModelPlan:
     """What will be done to one clone of the model, and every decision with its reason.
 
     `engine` is "fast" (Triton kernels), "eager" (the same forward on torch) or "off" (ComfyUI's own forward); `precision` and
-    `attention` are None where ComfyUI's choice stays; `fp8` keeps the engine's large linears in FP8.
+    `attention` are None where ComfyUI's choice stays; `attention_yields` to one that another node has put in ComfyUI's place by the
+    time of a run; `fp8` keeps the engine's large linears in FP8.
     """
 
     engine: str = "off"
@@ -65,6 +66,7 @@ class ModelPlan:
     precision: str | None = None
     fp8: bool = False
     attention: str | None = None
+    attention_yields: bool = False
     cudnn_autotune: bool = False
     fp16_accumulation: bool = False
     decisions: tuple[Decision, ...] = ()
@@ -100,6 +102,7 @@ def plan_model(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
         precision=precision,
         fp8=settings.precision == "fp8" and precision_decision.applied,
         attention=attention,
+        attention_yields=settings.attention == "auto",
         cudnn_autotune=autotune_decision.applied,
         fp16_accumulation=accumulation_decision.applied,
         decisions=(

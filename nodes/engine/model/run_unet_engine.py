@@ -290,7 +290,7 @@ class UNetEngine:
             if change == "moved":
                 self._forget_forward()
                 prepared = PreparedWeights(layout, run.held.weights, self._own)
-                attend = model_patcher.attention_function(self._plan.attention)
+                attend = model_patcher.attention_function(self._plan.attention, yields=self._plan.attention_yields)
                 self._forward = UNetForward(layout, self._ops, prepared, STOCK, attend)
             elif change == "changed" and self._graphs is not None:
                 self._graphs.forget_contexts()
