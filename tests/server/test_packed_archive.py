@@ -88,6 +88,18 @@ def test_the_audit_would_notice(tmp_path: Path):
     assert {"started", "subprocess.Popen"} <= {event["event"] for event in events}
 
 
+def test_the_audit_tells_the_packs_doings_from_those_of_what_it_imports(tmp_path: Path):
+    ours, foreign = tmp_path / "custom_nodes" / "fast-sprites" / "ours.py", tmp_path / "foreign.py"
+    ours.parent.mkdir(parents=True)
+    start = "import subprocess, sys\nsubprocess.run([sys.executable, '-c', ''])\n"
+    foreign.write_text(f"{start}def run():\n    subprocess.run([sys.executable, '-c', ''])\n", encoding="utf-8")
+    ours.write_text(f"import foreign\n{start}foreign.run()\n", encoding="utf-8")
+    log = tmp_path / "audit.log"
+    path = os.pathsep.join(map(str, (AUDIT, tmp_path, ours.parent)))
+    subprocess.run([sys.executable, "-c", "import ours"], env={**os.environ, **audited(log), "PYTHONPATH": path}, check=True)
+    assert [event["ours"] for event in noted(log) if event["event"] == "subprocess.Popen"] == [False, True, True]
+
+
 def test_everything_is_there_and_the_log_is_quiet(installed: tuple[Comfy, Path, Path]):
     comfy, _, _ = installed
     assert set(NODE_IDS) <= set(comfy.info)
