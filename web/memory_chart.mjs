@@ -122,7 +122,7 @@ export class MemoryChart {
     const style = getComputedStyle(this.element);
     /** @param {string} name */
     const color = (name) => style.getPropertyValue(`--${name}`);
-    const names = /** @type {const} */ ([...Object.keys(CURVES), "text", "quiet", "grid", "span", "mark", "surface"]);
+    const names = /** @type {const} */ ([...Object.keys(CURVES), "text", "quiet", "grid", "span", "edge", "mark", "surface"]);
     return {
       store: this.feed.store,
       ...this.options.range(),

@@ -36,7 +36,7 @@ export const CURVES = {
  * @property {number | null} cursor time that is pointed at
  * @property {number[]} marks times of this node's own readings
  * @property {(span: Span) => string} titleOf
- * @property {Record<CurveName | "text" | "quiet" | "grid" | "span" | "mark" | "surface", string>} colors
+ * @property {Record<CurveName | "text" | "quiet" | "grid" | "span" | "edge" | "mark" | "surface", string>} colors
  */
 
 const LANE_PX = 15;
@@ -246,8 +246,13 @@ function paintSpans(context, scene, plot, x, spans) {
     if (right < plot.left || left > plot.right) continue;
     const width = Math.max(right - left - 1, 1);
     const top = plot.bottom + 3 + lane * LANE_PX;
-    context.fillStyle = scene.colors.span;
+    context.fillStyle = width > 2 ? scene.colors.span : scene.colors.edge;
     context.fillRect(left, top, width, LANE_PX - 2);
+    if (width > 2) {
+      context.strokeStyle = scene.colors.edge;
+      context.lineWidth = 1;
+      context.strokeRect(left + 0.5, top + 0.5, width - 1, LANE_PX - 3);
+    }
     const title = width > 16 ? fitted(context, scene.titleOf(span), width - 6) : "";
     context.fillStyle = scene.colors.text;
     context.fillText(title, left + 3, top + LANE_PX / 2 - 0.5);

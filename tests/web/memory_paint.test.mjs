@@ -73,7 +73,7 @@ test("nodes, marks and the cursor are drawn, and titles fit", () => {
   assert.ok(texts.includes("KSampler"));
   assert.ok(texts.some((text) => /^A+\u2026$/.test(text)));
   const used = new Set(context.calls.filter(([name]) => name.startsWith("set ")).map(([, value]) => value));
-  for (const color of ["active", "reserved", "driver", "ram", "process", "span", "mark", "text"]) assert.ok(used.has(`color of ${color}`), color);
+  for (const color of ["active", "reserved", "driver", "ram", "process", "span", "edge", "mark", "text"]) assert.ok(used.has(`color of ${color}`), color);
   assert.equal(context.calls.filter(([name]) => name === "fillRect").length, 2);
 });
 

@@ -277,10 +277,12 @@ def test_curves_and_words_stand_out(fresh: ComfyPage, theme: str, vue_nodes: boo
     found: list[tuple[str, str, str, float]] = []
     for chart in charts:
         style = page.evaluate(
-            f"""() => Object.fromEntries(["surface", "text", "quiet", "active", "reserved", "driver", "ram", "process", "mark"]
-                .map(name => [name, getComputedStyle({chart}).getPropertyValue(`--${{name}}`)]))"""
+            f"""() => Object.fromEntries(
+                ["surface", "text", "quiet", "active", "reserved", "driver", "ram", "process", "mark", "span", "edge"].map(
+                    name => [name, getComputedStyle({chart}).getPropertyValue(`--${{name}}`)]))"""
         )
         surface = style.pop("surface")
+        found.append(("text on a span", style["text"], style.pop("span"), TEXT_CONTRAST))
         found += [(n, c, surface, TEXT_CONTRAST if n in ("text", "quiet") else GRAPHICS_CONTRAST) for n, c in style.items()]
     colors = page.evaluate(
         f"""() => [...document.querySelector('{SIDEBAR}').shadowRoot.querySelectorAll("h2, h3, th, td, li, button, #device")]
