@@ -24,6 +24,8 @@ class CellLines:
 
 def taps_between(lines: Floats, count: int, share: float, limit: int) -> NDArray[np.intp]:
     """Return `count` px positions spread over the central `share` of each interval, shape (intervals, count)."""
+    # of cells that the picture's border cuts, what is inside
+    lines = np.clip(lines, 0, limit)
     start, width = lines[:-1, None], np.diff(lines)[:, None]
     places = 0.5 + share * ((np.arange(count) + 0.5) / count - 0.5)
     return np.clip((start + width * places).astype(np.intp), 0, limit - 1)

@@ -13,7 +13,7 @@ _CELL_CORE = 0.7
 # Steps count from three times the usual one of their strip, and by no more than ten times it beyond that.
 _LEAST_RATIO = 3.0
 _MOST_RATIO = 10.0
-_LEAST_FLOOR = 3.0
+_LEAST_FLOOR = 5.0
 
 
 @dataclass(frozen=True)

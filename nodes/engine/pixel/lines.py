@@ -96,7 +96,7 @@ def place_lines(sure: NDArray[np.intp], evidence: Floats, pitch: float, count: i
     size = len(evidence) - 1
     if len(sure) == 0:
         return np.linspace(0, size, count + 1, dtype=np.float32)
-    positions = _centred(sure, evidence, pitch)
+    positions = centred_lines(sure, evidence, pitch)
     gaps = np.maximum(1, np.rint(np.diff(positions) / pitch)).astype(int)
     inside = gaps.sum() + positions[0] / pitch + (size - positions[-1]) / pitch
     if whole and abs(inside - count) > 2.2:
@@ -107,6 +107,11 @@ def place_lines(sure: NDArray[np.intp], evidence: Floats, pitch: float, count: i
             return np.linspace(0, size, count + 1, dtype=np.float32)
     index = np.concatenate([[0], np.cumsum(gaps)])
     lines = np.interp(np.arange(index[-1] + 1), index, positions)
+    return continue_lines(lines, pitch, count, size)
+
+
+def continue_lines(lines: NDArray[np.floating], pitch: float, count: int, size: int) -> Floats:
+    """Return `count` + 1 lines: the given ones, gone on with at `pitch` where too few, and else those whose cells show most."""
     before = max(int(np.ceil(lines[0] / pitch)), count - len(lines) + 2, 0)
     after = max(int(np.ceil((size - lines[-1]) / pitch)), count - len(lines) + 2, 0)
     lines = np.concatenate([lines[0] - pitch * np.arange(before, 0, -1), lines, lines[-1] + pitch * np.arange(1, after + 1)])
@@ -117,8 +122,8 @@ def place_lines(sure: NDArray[np.intp], evidence: Floats, pitch: float, count: i
     return lines[first : first + count + 1].astype(np.float32)
 
 
-def _centred(lines: NDArray[np.intp], evidence: Floats, pitch: float) -> NDArray[np.float64]:
-    """Move whole-px lines to the centre of the evidence around them."""
+def centred_lines(lines: NDArray[np.intp], evidence: Floats, pitch: float) -> NDArray[np.float64]:
+    """Return whole-px lines moved to the centre of the evidence around them."""
     reach = max(1, int(0.12 * pitch))
     offsets = np.arange(-reach, reach + 1)
     around = np.clip(lines[:, None] + offsets, 0, len(evidence) - 1)
@@ -141,17 +146,22 @@ def _match_count(widths: NDArray[np.float64], gaps: NDArray[np.intp], count: int
     return gaps
 
 
+def settle_evidence(votes: Floats, pitch: float) -> Floats:
+    """Return votes of whole cells blurred by what their places scatter, less what there is of them everywhere."""
+    sigma = max(0.5, _SETTLE_BLUR * pitch)
+    reach = int(np.ceil(3 * sigma))
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    smooth = np.convolve(votes, kernel)[reach : reach + len(votes)]
+    return np.maximum(smooth - np.median(smooth), 0).astype(np.float32)
+
+
 def settle_lines(lines: Floats, votes: Floats, pitch: float) -> Floats:
     """Move placed lines, each by less than half a cell, to where votes of whole cells and even spacing agree best.
 
     `votes` add up likelihoods, so a step that only one cell shows can move its line, and a narrow cell between two clear lines
     may stay one.
     """
-    sigma = max(0.5, _SETTLE_BLUR * pitch)
-    reach = int(np.ceil(3 * sigma))
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    smooth = np.convolve(votes, kernel, mode="same")
-    evidence = np.maximum(smooth - np.median(smooth), 0).astype(np.float32)
+    evidence = settle_evidence(votes, pitch)
     reach = max(1, round(_SETTLE_REACH * pitch))
     offsets = np.arange(-reach, reach + 1)
     places = np.rint(lines).astype(np.intp)[:, None] + offsets
@@ -167,4 +177,4 @@ def settle_lines(lines: Floats, votes: Floats, pitch: float) -> Floats:
     for step in reversed(steps):
         chain.append(int(step[chain[-1]]))
     settled = places[np.arange(len(lines)), chain[::-1]]
-    return _centred(settled, evidence, pitch).astype(np.float32)
+    return centred_lines(settled, evidence, pitch).astype(np.float32)

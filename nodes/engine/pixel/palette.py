@@ -18,6 +18,8 @@ from .restore import restore_cells
 from .unclear import settle_unclear
 
 MAX_COLOURS = 256
+# Colours nearer than this (CIELAB) are one: codecs round flat areas to either side of them.
+_ALIKE = 3.0
 _FAINT_CELLS = 4
 _FIRST_ROUNDS = 2
 _ROUNDS = 4
@@ -61,7 +63,8 @@ def recover_colours(pictures: NDArray[np.floating], max_colours: int = 0) -> tup
         labels = merge_touching(lab, rough_labels(lab, opaque, noise), noise)
     labels = drop_stray_cells(lab, drop_blends(lab, labels, noise), noise)
     restored = restore_cells(cells, labels, _ROUNDS, first)
-    centres, weights = _without_faint_shades(srgb_to_lab(restored.colours), restored.weights, noise)
+    centres, weights = _merge_alike(srgb_to_lab(restored.colours), restored.weights)
+    centres, weights = _without_faint_shades(centres, weights, noise)
     limit = max_colours or MAX_COLOURS
     if len(centres) > limit:
         centres, weights = _merge_down(centres, weights, limit)
@@ -70,6 +73,21 @@ def recover_colours(pictures: NDArray[np.floating], max_colours: int = 0) -> tup
     _, first_place = np.unique(colours, axis=0, return_index=True)
     colours = colours[np.sort(first_place)]
     return Palette(colours), settle_unclear(np.clip(restored.cells, 0, 255), colours, opaque)
+
+
+def _merge_alike(centres: Floats, weights: NDArray[np.intp]) -> tuple[Floats, NDArray[np.intp]]:
+    """Merge colours that are one to the eye, the nearest first: with drift taken out, two shades of one may turn out to be alike."""
+    while len(centres) > 1:
+        gaps = squared_distances(centres, centres)
+        np.fill_diagonal(gaps, np.inf)
+        keep, drop = divmod(int(gaps.argmin()), len(centres))
+        if gaps[keep, drop] >= _ALIKE**2:
+            break
+        centres, weights = centres.copy(), weights.copy()
+        centres[keep] = np.average(centres[[keep, drop]], axis=0, weights=weights[[keep, drop]])
+        weights[keep] += weights[drop]
+        centres, weights = np.delete(centres, drop, axis=0), np.delete(weights, drop)
+    return centres, weights
 
 
 def _without_faint_shades(centres: Floats, weights: NDArray[np.intp], noise: float) -> tuple[Floats, NDArray[np.intp]]:

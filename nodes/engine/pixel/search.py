@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cells import CellLines, central_taps, tap_deviation
+from .chains import Chain, follow_chains
 from .colour import Floats
 from .edges import Strips, cell_votes, edge_profiles, picture_strips
-from .lines import SURE, line_evidence, place_lines, refine_pitch, settle_lines, track_lines
+from .lines import SURE, continue_lines, line_evidence, place_lines, refine_pitch, settle_lines, track_lines
 from .pitch import candidate_pitches, pitch_spectrum
 
 MIN_PITCH_PX = 3.5
@@ -17,6 +18,13 @@ _MIN_CELLS = 12
 _JUDGES = 3
 # Sum over the channels of a step that noise and ringing make between cells of one colour.
 _FAINT_STEP = 24.0
+# Cells by which lines that were followed may miss a typed size, which they then go on to.
+_MISCOUNT = 1.5
+# Pitches near the first estimate that are tried, as shares of it.
+_FACTORS = (0.94, 0.96, 0.98, 1.0, 1.02, 1.04, 1.06)
+
+# One picture's lines between columns and between rows.
+ChainPair = tuple[Chain, Chain]
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ def joint_pitch(tracks: list[Track], pitch: float) -> float:
     return float(np.average(values[usable], weights=weights[usable])) if usable.any() else pitch
 
 
-def cell_count(tracks: list[Track], pitch: float, size: tuple[int, int]) -> tuple[int, int]:
+def cell_count(chains: list[ChainPair], pitch: float, size: tuple[int, int]) -> tuple[int, int]:
     """Return (width, height) in cells, which are square, of pictures of (width, height) px.
 
     Counted along the followed lines, which keeps the number right where a slow drift bends the mean pitch. Where little of the picture
@@ -83,25 +91,25 @@ def cell_count(tracks: list[Track], pitch: float, size: tuple[int, int]) -> tupl
     counts: list[float] = []
     weights: list[float] = []
     residues: list[float] = []
-    for track in tracks:
+    for pair in chains:
         for axis in (0, 1):
-            sure = track.sure(axis)
-            if len(sure) < 4:
+            index = np.flatnonzero(pair[axis].seen)
+            if len(index) < 4:
                 continue
-            index = np.concatenate([[0], np.cumsum(np.maximum(1, np.rint(np.diff(sure) / pitch)))])
+            sure = pair[axis].lines[index]
             slope, offset = np.polyfit(index, sure, 1)
             ends = (size[axis] - (sure[-1] - sure[0])) / pitch
-            counts.append((index[-1] + ends) * longer / size[axis])
-            weights.append((index[-1] * pitch / size[axis]) ** 2)
+            counts.append((index[-1] - index[0] + ends) * longer / size[axis])
+            weights.append(((index[-1] - index[0]) * pitch / size[axis]) ** 2)
             residues.append(float(np.std(sure - slope * index - offset)) / pitch)
     middle = float(np.average(counts, weights=weights)) if counts else longer / pitch
     covered = max(weights, default=0.01) ** 0.5
     # lines that stray from an even grid within the sprite do so on its whole width
-    sigma = (2.5 * float(np.mean(residues)) if residues else 0.25) / covered + 0.1
+    sigma = (2.2 * float(np.mean(residues)) if residues else 0.25) / covered + 0.1
 
     def cost(count: int) -> float:
         cell = longer / count
-        lines = np.concatenate([track.sure(axis) / cell for track in tracks for axis in (0, 1)])
+        lines = np.concatenate([pair[axis].lines[pair[axis].seen] / cell for pair in chains for axis in (0, 1)])
         misfit = float(np.abs(lines - np.rint(lines)).mean()) if len(lines) else 0.25
         return (count - middle) ** 2 / (2 * sigma**2) + 8 * misfit + _unusual(count)
 
@@ -130,6 +138,22 @@ def _settled(strips: Strips, lines: CellLines, pitches: tuple[float, float]) -> 
     """Return lines moved to where the cells between the lines of the other axis change colour; pitches of columns and rows."""
     votes = cell_votes(strips, lines.columns, lines.rows, min(pitches))
     return CellLines(settle_lines(lines.columns, votes[0], pitches[0]), settle_lines(lines.rows, votes[1], pitches[1]))
+
+
+def _follow_cells(strips: list[Strips], lines: list[CellLines], pitch: float, judges: NDArray[np.intp]) -> list[ChainPair]:
+    """Follow each picture's lines anew through votes of the cells between rough `lines`, at the pitch that fits the judges best."""
+    votes = [cell_votes(part, at.columns, at.rows, pitch) for part, at in zip(strips, lines, strict=True)]
+    judged = follow_chains([part for index in judges for part in votes[index]], pitch, _FACTORS)
+    best = int(np.argmax([sum(chain.fit for chain in chains) for chains in judged]))
+    (followed,) = follow_chains([part for pair in votes for part in pair], pitch, (_FACTORS[best],))
+    return list(zip(followed[::2], followed[1::2], strict=True))
+
+
+def _chains_pitch(chains: list[ChainPair], pitch: float) -> float:
+    """Return the pitch of all chains, each weighted by how well it fixes it, or the given one where nothing is seen."""
+    estimates = [chain.pitch() for pair in chains for chain in pair]
+    values, weights = np.array([value for value, _ in estimates]), np.array([weight for _, weight in estimates])
+    return float(np.average(values, weights=weights)) if weights.any() else pitch
 
 
 def _judge(
@@ -193,8 +217,16 @@ def find_grid(pictures: NDArray[np.floating]) -> FoundGrid | None:
         chosen = max(chosen, _judge(*seen, 2 * chosen.pitch, chosen.concentration), key=lambda candidate: candidate.score)
     tracks = chosen.tracks if len(judges) == len(pictures) else follow(profiles, chosen.pitch)
     pitch = joint_pitch(tracks, chosen.pitch)
-    count = cell_count(tracks, pitch, (width, height))
-    lines = tuple(_settled(part, _place(track, pitch, count), (pitch, pitch)) for part, track in zip(strips, tracks, strict=True))
+    count = (max(1, round(width / pitch)), max(1, round(height / pitch)))
+    rough = [_place(track, pitch, count) for track in tracks]
+    chains = _follow_cells(strips, rough, pitch, judges)
+    pitch = _chains_pitch(chains, pitch)
+    count = cell_count(chains, pitch, (width, height))
+    placed = [
+        CellLines(*(continue_lines(pair[axis].lines, pitch, count[axis], (width, height)[axis]) for axis in (0, 1)))
+        for pair in chains
+    ]
+    lines = tuple(_settled(part, at, (pitch, pitch)) for part, at in zip(strips, placed, strict=True))
     strength = float(np.interp(pitch, pitches[::-1], concentration[::-1]))
     # lines that hardly part colours weaken the drawn ones in the spectrum of their own pitch, but agree with them at half of it
     faint = [candidate for candidate in judged if candidate.drawn < 1 and abs(chosen.pitch / candidate.pitch - 2) < 0.05]
@@ -214,5 +246,17 @@ def fit_grid(pictures: NDArray[np.floating], count: tuple[int, int]) -> FoundGri
             (tracked,) = track_lines(evidence[None], pitches[axis])
             sure = tracked[evidence[tracked] > SURE]
             placed.append(place_lines(sure, evidence, pitches[axis], count[axis], whole=True))
-        lines.append(_settled(strips, CellLines(*placed), pitches))
+        lines.append(_settled(strips, _fitted(strips, CellLines(*placed), pitches, count), pitches))
     return FoundGrid(*count, (pitches[0] * pitches[1]) ** 0.5, tuple(lines), 0.0, 1.0)
+
+
+def _fitted(strips: Strips, rough: CellLines, pitches: tuple[float, float], count: tuple[int, int]) -> CellLines:
+    """Return the lines followed anew through votes of the cells between `rough` ones, unless those are not as many as `count`."""
+    fitted = []
+    votes = cell_votes(strips, rough.columns, rough.rows, min(pitches))
+    for part, lines, pitch, cells in zip(votes, (rough.columns, rough.rows), pitches, count, strict=True):
+        ((chain,),) = follow_chains([part], pitch)
+        size = len(part) - 1
+        inside = len(chain.lines) - 1 + (chain.lines[0] + size - chain.lines[-1]) / pitch
+        fitted.append(continue_lines(chain.lines, pitch, cells, size) if abs(inside - cells) < _MISCOUNT else lines)
+    return CellLines(*fitted)

@@ -1,0 +1,104 @@
+"""Third looks: how many lines there are is decided by the cells that change colour at them, and by an even grid that bends slowly."""
+
+import numpy as np
+import pytest
+from fast_sprites.nodes.engine.pixel.cells import CellLines, sample_cells
+from fast_sprites.nodes.engine.pixel.chains import follow_chains
+from fast_sprites.nodes.engine.pixel.palette import find_palette
+from fast_sprites.nodes.engine.pixel.snap import SnapRequest, snap_batch
+
+PITCH = 12.0
+
+
+def _votes(lines, length=601, cells=6):
+    votes = np.zeros(length, dtype=np.float32)
+    votes[np.rint(lines).astype(int)] = 10.0 * cells
+    return votes
+
+
+def _even(count=51):
+    return np.arange(count) * PITCH
+
+
+def _follow(votes, factors=(1.0,)):
+    return [chain for (chain,) in follow_chains([votes], PITCH, factors)]
+
+
+def test_wide_cell_is_not_two_narrow_ones():
+    drawn = _even()
+    drawn[21] += 4.5  # cells of 1.38 and 0.62 pitches
+    (chain,) = _follow(_votes(drawn))
+    assert len(chain.lines) == len(drawn)
+    assert np.abs(chain.lines - drawn).max() < 1
+
+
+def test_narrow_cell_beside_a_wide_one_stays():
+    drawn = _even()
+    drawn[20] -= 3
+    drawn[21] += 4
+    drawn[22] -= 3
+    (chain,) = _follow(_votes(drawn))
+    assert len(chain.lines) == len(drawn)
+    assert np.abs(chain.lines - drawn).max() < 1
+
+
+def test_lines_that_nothing_shows_stand_where_the_grid_is_even():
+    drawn = _even()
+    (chain,) = _follow(_votes(np.concatenate([drawn[:16], drawn[22:]])))
+    assert np.array_equal(np.flatnonzero(~chain.seen), np.arange(16, 22))
+    assert np.abs(chain.lines - drawn).max() < 1
+
+
+def test_few_votes_beside_a_strong_line_are_its_slope():
+    votes = _votes(_even(), cells=60)
+    votes[304] = 40.0
+    (chain,) = _follow(votes)
+    assert len(chain.lines) == 51
+
+
+@pytest.mark.parametrize("scale", [0.96, 1.04])
+def test_the_pitch_that_fits_best_is_told_by_the_fit(scale):
+    factors = (0.96, 1.0, 1.04)
+    chains = _follow(_votes(np.arange(0, 600, PITCH * scale)), factors)
+    best = int(np.argmax([chain.fit for chain in chains]))
+    assert factors[best] == scale
+    assert chains[best].pitch()[0] == pytest.approx(PITCH * scale, rel=0.002)
+
+
+def test_no_votes_give_even_lines():
+    (chain,) = _follow(np.zeros(601, dtype=np.float32))
+    assert not chain.seen.any()
+    assert np.allclose(np.diff(chain.lines), PITCH)
+    assert chain.pitch()[1] == 0
+
+
+@pytest.mark.parametrize("size", [0, 32])
+def test_wide_cells_of_a_drawing_stay_whole(size):
+    """Columns of 15 and 5 px among columns of 10: neither falls into two, neither is passed over; found and typed sizes alike."""
+    rng = np.random.default_rng(11)
+    colours = np.array([[20, 12, 28], [208, 70, 72], [222, 238, 214], [52, 101, 36]], dtype=np.float32)
+    native = colours[rng.integers(0, 4, (32, 32))]
+    widths = np.full(32, 10)
+    widths[[7, 15, 25]], widths[[8, 16, 26]] = 15, 5
+    picture = native.repeat(widths, axis=1).repeat(10, axis=0)
+    cells = snap_batch(picture[None], SnapRequest(native_width=size)).cells
+    assert cells.shape == (1, 32, 32, 3)
+    assert np.abs(cells[0] - native).max() < 8
+
+
+def test_cells_that_the_border_cuts_are_sampled_within_it():
+    picture = np.zeros((20, 20, 3), dtype=np.float32)
+    picture[:, :4] = 200.0
+    picture[:, 0] = 80.0  # noise of one px
+    lines = CellLines(np.array([-6, 4, 14, 24], dtype=np.float32), np.array([0, 10, 20], dtype=np.float32))
+    cells, _ = sample_cells(picture, lines, 10.0)
+    assert np.all(cells[:, 0] == 200.0)
+
+
+def test_shades_that_the_eye_cannot_part_are_one_colour():
+    """A codec rounds a flat background to either side of its colour, 2.6 apart in CIELAB."""
+    rng = np.random.default_rng(2)
+    shades = np.array([[80, 94, 82], [80, 96, 80]], dtype=np.float32)
+    cells = shades[rng.integers(0, 2, (40, 40))]
+    cells[10:20, 10:20] = [228, 100, 139]
+    assert len(find_palette(cells[None]).colours) == 2
