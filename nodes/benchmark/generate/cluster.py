@@ -80,7 +80,7 @@ def open_cluster(spec: ClusterSpec) -> Any:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster of ours reports to nobody
     try:
         ray.init(address=spec.address, **options)
-    except (ConnectionError, RuntimeError, ValueError) as error:  # RuntimeError: other versions of Ray or Python
+    except Exception as error:  # Ray raises bare ones too, as for a node that does not start within its 30 s
         reason = " ".join(str(error).split())
         raise BadInputError(
             f"The cluster {spec.address!r} cannot be used ({reason}): start it (ray start --head), or name its address."

@@ -288,6 +288,7 @@ def test_as_many_workers_as_there_are_gpus(workers, tmp_path):
             ConnectionError("Could not find\nany running Ray instance"),
             "'auto' cannot be used (Could not find any running Ray instance)",
         ),
+        (Exception("The current node timed out during startup."), "'auto' cannot be used (The current node timed out"),
         (RuntimeError("Version mismatch: Ray: 2.1 Python: 3.9"), "(Version mismatch: Ray: 2.1 Python: 3.9): start it"),
     ],
 )
