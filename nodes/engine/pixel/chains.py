@@ -17,9 +17,6 @@ _BEND = 3
 _STRAY_SHARE = 0.13
 _BEND_SHARE = 0.04
 _LEAST_CELL = 0.4
-# Votes of a place within this share of the pitch of a line with more are its slopes, up to this share of it.
-_SLOPE_REACH = 0.35
-_SLOPE_SHARE = 0.25
 # Most that one line gains, however many cells show it: the lines beside it are to count too.
 _MOST_GAIN = 30.0
 # Votes of one cell that changes its colour, and pitches to both sides over which the changes of a usual line are counted.
@@ -83,14 +80,11 @@ def _gains(votes: Floats, pitch: float) -> tuple[Floats, Floats]:
 
 
 def _in_units(part: tuple[Floats, Floats], unit: float, length: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Return gains and prices of `length` places that lie `unit` px apart, gains without the slopes of greater ones and saturated."""
+    """Return gains and prices of `length` places that lie `unit` px apart, gains saturated."""
     evidence, price = part
     fine = (np.arange(length * _SAMPLES) + 0.5) / _SAMPLES - 0.5
     px = np.arange(len(evidence))
     gain = np.interp(fine * unit, px, evidence, right=0).reshape(length, _SAMPLES).max(axis=1)
-    reach = int(_SLOPE_REACH * _UNITS)
-    around = np.lib.stride_tricks.sliding_window_view(np.pad(gain, reach), 2 * reach + 1).max(axis=1)
-    gain = np.maximum(gain - _SLOPE_SHARE * np.where(around > gain, around, 0), 0)
     return _MOST_GAIN * gain / (_MOST_GAIN + gain), np.interp(np.arange(length) * unit, px, price)
 
 
