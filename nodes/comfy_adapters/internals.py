@@ -12,6 +12,7 @@ from typing import Any
 _ATTENTION = "comfy.ldm.modules.attention"
 _UNET = "comfy.ldm.modules.diffusionmodules.openaimodel"
 _PATCHER = "comfy.model_patcher:ModelPatcher"
+_BLOCKS = "comfy.ldm.modules.diffusionmodules.model"
 _WEIGHTS = ("comfy.ops:cast_bias_weight(offloadable)", "comfy.ops:uncast_bias_weight")
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -47,6 +48,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         f"{_PATCHER}.memory_required",
         "comfy.samplers:sampling_function",
         "comfy.samplers:calc_cond_batch",
+        "comfy.model_management:current_loaded_models",
         "comfy.model_management:get_free_memory",
         "comfy.model_management:is_oom",
         *_WEIGHTS,
@@ -69,7 +71,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "comfy.utils:get_tiled_scale_steps",
         f"{_PATCHER}.get_free_memory",
     ),
-    "vae decoder": _WEIGHTS,
+    "vae decoder": (*_WEIGHTS, f"{_BLOCKS}:ResnetBlock", f"{_BLOCKS}:AttnBlock", f"{_BLOCKS}:Upsample"),
     "vae decoder between decodes": (
         "comfy.model_management:current_loaded_models",
         "comfy.model_management:free_memory(keep_loaded)",

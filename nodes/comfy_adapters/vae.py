@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -9,15 +10,16 @@ import torch
 
 from .internals import lacking, optional
 from .model_patcher import dtype_name, on_detach
-from .weights import WeightsSeen, evict_unheld
+from .weights import WeightsSeen, author, evict_unheld
 
 autoencoder_module = optional("comfy.ldm.models.autoencoder")
+blocks_module = optional("comfy.ldm.modules.diffusionmodules.model")
 management = optional("comfy.model_management")
 utils = optional("comfy.utils")
 
 VAE_NAMES = (
     "first_stage_model", "patcher", "output_device", "vae_dtype", "latent_channels", "downscale_ratio", "disable_offload",
-    "process_output",
+    "process_output", "memory_used_decode",
 )  # fmt: skip
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -28,11 +30,13 @@ def describe_vae(vae: Any) -> dict[str, Any]:
     lacks = lacking("vae") or next((f"this ComfyUI's VAE has no {name}" for name in VAE_NAMES if not hasattr(vae, name)), "")
     if lacks:
         return {"vae_class": type(model).__name__, "lacks": lacks}
+    not_sdxl_because = _why_not_sdxl(vae, model)
     return {
         "vae_class": type(model).__name__,
-        "decoder_lacks": lacking("vae decoder"),
+        "decode_replaced_by": f"another node{author(vars(vae)['decode'])}" if "decode" in vars(vae) else "",
+        "decoder_lacks": lacking("vae decoder") or ("" if not_sdxl_because else why_not_read(model)),
         "keeping_lacks": lacking("vae decoder between decodes"),
-        "not_sdxl_because": _why_not_sdxl(vae, model),
+        "not_sdxl_because": not_sdxl_because,
         "dtype": dtype_name(vae.vae_dtype),
         "decoder_channels": getattr(getattr(model, "decoder", None), "ch", 128),
     }
@@ -43,6 +47,25 @@ def _why_not_sdxl(vae: Any, model: Any) -> str:
         return f"it is a {type(model).__name__}"
     if vae.latent_channels != 4 or vae.downscale_ratio != 8:
         return f"it has {vae.latent_channels} latent channels and scales by {vae.downscale_ratio}"
+    return ""
+
+
+def why_not_read(model: Any) -> str:
+    """Tell what the decoder of an AutoencoderKL holds that another implementation of SDXL's would not compute; "" if nothing."""
+    decoder = model.decoder
+    if any(len(level.attn) for level in decoder.up):
+        return "the VAE's decoder has attention between its levels"
+    blocks = [decoder.mid.block_1, decoder.mid.block_2, *(block for level in decoder.up for block in level.block)]
+    upsamplers = [level.upsample for level in decoder.up if hasattr(level, "upsample")]
+    of_kinds = (
+        (blocks_module.ResnetBlock, blocks),
+        (blocks_module.AttnBlock, [decoder.mid.attn_1]),
+        (blocks_module.Upsample, upsamplers),
+    )
+    for kind, modules in of_kinds:
+        for module in modules:
+            if type(module) is not kind:
+                return f"the VAE's decoder has a {type(module).__name__} in place of a {kind.__name__}"
     return ""
 
 
@@ -76,26 +99,41 @@ def autoencoder(vae: Any) -> Any:
     return vae.first_stage_model
 
 
-def shallow_copy(vae: Any) -> Any:
-    """Return a VAE with a ModelPatcher clone of its own over the same weights."""
-    copied = copy.copy(vae)
-    copied.patcher = vae.patcher.clone()
-    return copied
+@functools.cache
+def _decoding_class(stock: Any) -> Any:
+    def decode(vae: Any, samples_in: torch.Tensor, vae_options: dict[str, Any] | None = None) -> torch.Tensor:
+        return vae.fast_sprites_decode(vae, samples_in, vae_options or {})
+
+    return type(stock.__name__, (stock,), {"decode": decode, "stock_class": stock})
 
 
-def with_decode(vae: Any, decode: Callable[..., torch.Tensor]) -> Any:
-    """Return a VAE with the same ModelPatcher that answers `decode` with `decode`.
+def _stock_class(vae: Any) -> Any:
+    return getattr(type(vae), "stock_class", type(vae))
 
-    A VAE whose own `decode` refers to it would keep its memory until the next garbage collection.
+
+def with_decode(vae: Any, decode: Callable[..., torch.Tensor], unloaded: Callable[[], None]) -> Any:
+    """Return a VAE with a ModelPatcher clone of its own over the same weights that answers `decode` with `decode(itself, latents, options)`.
+
+    Itself, because other nodes copy a VAE and give the copy another device and model (Select VAE Device). `unloaded` is called when
+    ComfyUI takes the weights off the device, and whenever it loads them for this or another copy.
     """
     copied = copy.copy(vae)
-    copied.decode = decode
+    copied.patcher = vae.patcher.clone()
+    if not lacking("vae decoder between decodes"):
+        on_detach(copied.patcher, lambda *_: unloaded())
+    copied.__class__ = _decoding_class(_stock_class(vae))
+    copied.fast_sprites_decode = decode
     return copied
 
 
 def core_decode(vae: Any, samples: torch.Tensor, vae_options: dict[str, Any]) -> torch.Tensor:
     """Decode as ComfyUI does."""
-    return vae.decode(samples, vae_options=vae_options)
+    return _stock_class(vae).decode(vae, samples, vae_options=vae_options)
+
+
+def core_decode_bytes(vae: Any, samples: torch.Tensor) -> int:
+    """Return the memory that ComfyUI reserves for decoding one of `samples`."""
+    return int(vae.memory_used_decode((1, *samples.shape[1:]), vae.vae_dtype))
 
 
 def make_room(vae: Any, needed_bytes: int) -> int:
@@ -111,11 +149,6 @@ def make_room_beside(vae: Any, needed_bytes: int) -> int:
         itself = [loaded for loaded in management.current_loaded_models if loaded.model is vae.patcher]
         management.free_memory(wanted_bytes, vae.device, keep_loaded=itself, for_dynamic=vae.patcher.is_dynamic())
     return int(vae.patcher.get_free_memory(vae.device))
-
-
-def on_unload(vae: Any, unloaded: Callable[[], None]) -> None:
-    """Call `unloaded` when ComfyUI takes this copy's weights off the device or loads another copy's."""
-    on_detach(vae.patcher, lambda unpatch_all: unloaded())
 
 
 def weights_seen(vae: Any, modules: Iterable[torch.nn.Module]) -> WeightsSeen:

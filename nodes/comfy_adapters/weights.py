@@ -88,6 +88,7 @@ class HeldWeights:
     """
 
     def __init__(self, modules: Iterable[torch.nn.Module], device: torch.device, dtype: torch.dtype):
+        device = torch.empty(0, device=device).device  # ComfyUI says "mps" of what is on "mps:0"
         self._tokens: list[tuple[Any, Any]] = []
         self.weights: dict[torch.nn.Module, tuple[torch.Tensor, torch.Tensor | None]] = {}
         try:
@@ -149,12 +150,14 @@ class WeightsSeen:
 
     def __init__(self, patcher: Any, device: torch.device, modules: Iterable[Any]):
         modules = tuple(modules)
-        self._version = weights_version(patcher), replaced_weights(patcher, device, modules)
+        self._model = patcher.model
+        self._version = device, weights_version(patcher), replaced_weights(patcher, device, modules)
         self._tensors = tuple(tensor for m in modules for tensor in (m.weight, m.bias))
 
     def same_as(self, other: "WeightsSeen") -> bool:
-        """Tell whether both hold the same tensors, patched alike."""
-        return self._version == other._version and all(a is b for a, b in zip(self._tensors, other._tensors, strict=True))
+        """Tell whether both are of one model on one device and hold the same tensors, patched alike."""
+        same = self._model is other._model and self._version == other._version
+        return same and all(a is b for a, b in zip(self._tensors, other._tensors, strict=True))
 
 
 def evict_unheld(patcher: Any, device: torch.device) -> None:

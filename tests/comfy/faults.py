@@ -149,14 +149,14 @@ class Scene:
 
     def _optimized_vae(self) -> Any:
         """OptimizeVAE's decoder in torch, which a plan for a CPU would refuse."""
-        adapter = package(self._nodes, "comfy_adapters.vae")
         run_decode = package(self._nodes, "engine.vae.run_decode")
         plan = package(self._nodes, "engine.vae.plan").VaePlan(
             decoder="eager", precision="fp32", keeps_weights=True, pictures_per_pass=2
         )
-        vae, kept = adapter.shallow_copy(self._checkpoint.vae), run_decode.KeptDecoder()
-        adapter.on_unload(vae, kept.release)
-        return adapter.with_decode(vae, run_decode.SpriteDecoder(vae, plan, kept, lambda _note: None))
+        kept = run_decode.KeptDecoder()
+        return package(self._nodes, "comfy_adapters.vae").with_decode(
+            self._checkpoint.vae, run_decode.SpriteDecoder(plan, kept, lambda _note: None), kept.release
+        )
 
     def new_folder(self) -> Path:
         """Make a new output folder for the next run."""

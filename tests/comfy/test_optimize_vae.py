@@ -1,5 +1,6 @@
 """OptimizeVAE against the stock VAE: the same pictures, whatever the batch and the memory."""
 
+import copy
 import gc
 import weakref
 from typing import Any
@@ -91,6 +92,17 @@ def test_out_of_memory_shrinks_the_pass_then_tiles(pack_nodes, tiny_sdxl, monkey
         assert got.shape == expected.shape
 
 
+@pytest.mark.parametrize("is_measured", [True, False])
+def test_tiles_before_running_out_only_where_the_need_was_measured(pack_nodes, tiny_sdxl, monkeypatch, is_measured):
+    adapter, run = package(pack_nodes, "comfy_adapters.vae"), package(pack_nodes, "engine.vae.run_decode")
+    plan = package(pack_nodes, "engine.vae.plan").VaePlan(precision="fp32", bytes_per_pixel=950 if is_measured else None)
+    kept, tiled = run.KeptDecoder(), []
+    monkeypatch.setattr(adapter, "make_room", lambda vae, needed_bytes: 1)
+    monkeypatch.setattr(adapter, "decode_tiled", lambda *args: tiled.append(args) or torch.zeros(1))
+    adapter.with_decode(tiny_sdxl.vae, run.SpriteDecoder(plan, kept, lambda _: None), kept.release).decode(latents())
+    assert bool(tiled) == is_measured
+
+
 def test_endless_out_of_memory_ends_in_one_sentence(pack_nodes, tiny_sdxl, monkeypatch):
     optimized, _ = optimize(pack_nodes, tiny_sdxl.vae)
 
@@ -144,7 +156,7 @@ class Kept:
     @property
     def forward(self) -> Any:
         kept = self._kept()
-        return None if kept is None else kept.forward
+        return None if kept is None or kept.decoder is None else kept.decoder[0]
 
 
 @pytest.fixture
@@ -212,9 +224,68 @@ def test_a_patch_of_the_weights_is_read_anew(kept):
         kept.vae.patcher.detach()
 
 
-def test_other_vae_is_passed_through_with_the_reason(pack_nodes, tiny_sdxl):
-    import copy
+def test_a_copy_on_another_model_decodes_with_its_own_weights(tiny_sdxl, kept):
+    """As Select VAE Device makes them."""
+    kept.vae.decode(latents())
+    moved = copy.copy(kept.vae)
+    moved.patcher = kept.vae.patcher.clone()
+    moved.first_stage_model = moved.patcher.model = copy.deepcopy(tiny_sdxl.vae.first_stage_model)
+    moved.first_stage_model.decoder.conv_out.bias += 0.5
+    stock = copy.copy(tiny_sdxl.vae)
+    stock.patcher, stock.first_stage_model = moved.patcher, moved.first_stage_model
+    got = moved.decode(latents())
+    assert (got - kept.vae.decode(latents())).abs().max() > 100 * TOLERANCE
+    assert (got - stock.decode(latents())).abs().max() < TOLERANCE
 
+
+def test_applying_twice_is_applying_once(pack_nodes, tiny_sdxl, kept, monkeypatch):
+    again, _ = optimize(pack_nodes, kept.vae, channels_last="on")
+    expected = tiny_sdxl.vae.decode(latents())
+    assert (again.decode(latents()) - expected).abs().max() < TOLERANCE
+    assert kept.forward is None, "the first node's decoder ran"
+    convolution = tiny_sdxl.vae.first_stage_model.decoder.conv_in
+    monkeypatch.setattr(convolution, "forward", lambda x: torch.nn.Conv2d.forward(convolution, x))
+    assert torch.equal(again.decode(latents()), tiny_sdxl.vae.decode(latents())), "not ComfyUI's own"
+
+
+def test_a_whole_copy_can_be_made(tiny_sdxl, kept):
+    expected = kept.vae.decode(latents())
+    assert torch.equal(copy.deepcopy(kept.vae).decode(latents()), expected)
+
+
+def test_gradients_of_another_node_flow_through_comfyuis_decoder(tiny_sdxl, kept):
+    kept.vae.decode(latents())
+    with torch.inference_mode(False), torch.enable_grad():
+        samples = latents().requires_grad_()
+        gradient = torch.autograd.grad(kept.vae.decode(samples).square().sum(), samples)[0]
+    assert gradient.abs().sum() > 0
+
+
+def test_a_decode_that_another_node_replaced_stays(pack_nodes, tiny_sdxl):
+    other = copy.copy(tiny_sdxl.vae)
+    other.decode = lambda samples: tiny_sdxl.vae.decode(samples) * 0.5
+    optimized, report = optimize(pack_nodes, other, channels_last="on")
+    assert optimized is other
+    assert "its decode was replaced by another node" in report
+
+
+def test_a_decoder_with_other_blocks_is_left_to_comfyui(pack_nodes, tiny_sdxl, kept):
+    class OtherBlock(type(tiny_sdxl.vae.first_stage_model.decoder.mid.block_1)):
+        pass
+
+    kept.vae.decode(latents())
+    block = tiny_sdxl.vae.first_stage_model.decoder.mid.block_1
+    stock_class = type(block)
+    try:
+        block.__class__ = OtherBlock
+        assert torch.equal(kept.vae.decode(latents()), tiny_sdxl.vae.decode(latents()))
+        _, report = optimize(pack_nodes, tiny_sdxl.vae, channels_last="on")
+        assert "refused: channels-last decoder: the VAE's decoder has a OtherBlock in place of a ResnetBlock" in report
+    finally:
+        block.__class__ = stock_class
+
+
+def test_other_vae_is_passed_through_with_the_reason(pack_nodes, tiny_sdxl):
     other = copy.copy(tiny_sdxl.vae)
     other.latent_channels = 16
     optimized, report = optimize(pack_nodes, other)

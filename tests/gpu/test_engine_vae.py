@@ -88,18 +88,12 @@ def test_tiles_only_where_one_picture_does_not_fit(tiny, monkeypatch):
 
     monkeypatch.setattr(vae_adapter, "decode_tiled", counted)
     whole = ours.decode(samples)
-    monkeypatch.setattr(vae_adapter, "make_room", lambda vae, needed: load(vae, needed, picture))
+    monkeypatch.setattr(vae_adapter, "make_room_beside", lambda vae, needed: picture)
     assert mean_error(ours.decode(samples), whole) < 2e-3
     assert tiled == []
-    monkeypatch.setattr(vae_adapter, "make_room", lambda vae, needed: load(vae, needed, picture // 2))
+    monkeypatch.setattr(vae_adapter, "make_room_beside", lambda vae, needed: picture // 2)
     assert mean_error(ours.decode(samples), whole) < 2e-2
     assert tiled == [40]
-
-
-def load(vae: Any, needed_bytes: int, free_bytes: int) -> int:
-    """Load the VAE as make_room does and say that `free_bytes` are free."""
-    comfy.model_management.load_models_gpu([vae.patcher], memory_required=needed_bytes)
-    return free_bytes
 
 
 def test_memory_running_out_once_is_survived(tiny, monkeypatch):

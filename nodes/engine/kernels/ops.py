@@ -8,6 +8,7 @@ import importlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,6 +162,10 @@ class TritonOps(TorchOps):
         # PTXASError, CompilationError and OutOfResources are no RuntimeErrors.
         self.compile_errors = (importlib.import_module("triton.errors").TritonError,)
         self._arena: Arena | None = None
+
+    def __deepcopy__(self, memo: Any) -> "TritonOps":
+        """Return a new one: modules cannot be copied, and packs copy whole models and VAEs."""
+        return TritonOps()
 
     @contextlib.contextmanager
     def allocating_from(self, arena: Arena) -> Iterator[None]:

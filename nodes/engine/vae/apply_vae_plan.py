@@ -30,9 +30,7 @@ def optimize_vae(vae: Any, settings: VaeSettings, node_id: str) -> tuple[Any, st
     report = report_text(machine.label, plan.decisions)
     if not any(decision.applied for decision in plan.decisions):
         return vae, report
-    copied, kept = vae_adapter.shallow_copy(vae), KeptDecoder()
-    if plan.keeps_weights:
-        vae_adapter.on_unload(copied, kept.release)
-    decoder = SpriteDecoder(copied, plan, kept, partial(send_text, node_id=node_id))
+    kept = KeptDecoder()
+    decoder = SpriteDecoder(plan, kept, partial(send_text, node_id=node_id))
     log.info("OptimizeVAE: %s", report.replace("\n", "; "))
-    return vae_adapter.with_decode(copied, decoder), report
+    return vae_adapter.with_decode(vae, decoder, kept.release), report

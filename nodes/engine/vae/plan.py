@@ -8,9 +8,10 @@ from ..report import Decision
 PRECISIONS = ("auto", "bf16", "fp16", "fp32")
 SWITCHES = ("auto", "on", "off")
 
-# Peak of one decode with its weights' copies, bytes per output pixel and byte of the dtype, for a decoder 128 channels wide: 1.84 GiB
-# for 1024x1024 in bf16 (H100, tests/gpu/measure_vae.py); ComfyUI reserves 2178.
+# Peak of one decode with its weights, bytes per output pixel and byte of the dtype, for a decoder 128 channels wide: ours takes 1.84 GiB
+# for 1024x1024 in bf16, ComfyUI's 2.14 (H100, tests/gpu/measure_vae.py); ComfyUI reserves 2178.
 DECODE_BYTES_PER_PIXEL = 950
+STOCK_DECODE_BYTES_PER_PIXEL = 1110
 MIN_TILE = 32
 
 
@@ -27,12 +28,13 @@ class VaeSettings:
 class VaeFacts:
     """The loaded VAE: `not_sdxl_because` is empty for every AutoencoderKL of SDXL's shape (4 latent channels, 8x).
 
-    `lacks` tells what this ComfyUI does not have for any technique, `decoder_lacks` for the decoder, `keeping_lacks` for its weights'
+    `decode_replaced_by` names who else has replaced this VAE's decode; `lacks` tells what this ComfyUI does not have for any technique, `decoder_lacks` for the decoder, `keeping_lacks` for its weights'
     staying between decodes; "" when everything is there.
     """
 
     vae_class: str
     lacks: str = ""
+    decode_replaced_by: str = ""
     decoder_lacks: str = ""
     keeping_lacks: str = ""
     not_sdxl_because: str = ""
@@ -45,12 +47,14 @@ class VaePlan:
     """What will be done to a copy of the VAE.
 
     `decoder` is "fast" (Triton), "eager" (the same on torch) or "stock" (ComfyUI's module); `precision` is the dtype to decode in.
-    `keeps_weights` tells whether the decoder's weights stay between decodes.
+    `keeps_weights` tells whether the decoder's weights stay between decodes; `bytes_per_pixel` is what a decode takes of each output
+    pixel and byte of the dtype, None where it was not measured.
     """
 
     decoder: str = "stock"
     precision: str = "bf16"
     keeps_weights: bool = False
+    bytes_per_pixel: int | None = DECODE_BYTES_PER_PIXEL
     decoder_channels: int = 128
     pictures_per_pass: int = 0
     decisions: tuple[Decision, ...] = ()
@@ -65,44 +69,59 @@ def plan_vae(settings: VaeSettings, machine: MachineFacts, vae: VaeFacts) -> Vae
             "all", f"{vae.vae_class} is not an SDXL VAE ({vae.not_sdxl_because}); passed through untouched"
         )
         return VaePlan(decisions=(refusal,))
+    if vae.decode_replaced_by:
+        refusal = Decision.refused("all", f"its decode was replaced by {vae.decode_replaced_by}, which stays in charge")
+        return VaePlan(decisions=(refusal,))
     precision, precision_decision = _precision(settings, machine, vae)
     decoder, layout_decision = _decoder(settings, machine, precision, vae)
     keeping = _keeping(decoder, vae)
+    bytes_per_pixel, memory_decision = _memory(decoder, machine)
     count = settings.pictures_per_pass
     return VaePlan(
         decoder=decoder,
         precision=precision,
-        keeps_weights=any(decision.applied for decision in keeping),
+        keeps_weights=keeping is not None and keeping.applied,
+        bytes_per_pixel=bytes_per_pixel,
         decoder_channels=vae.decoder_channels,
         pictures_per_pass=count,
         decisions=(
             layout_decision,
             precision_decision,
-            *keeping,
+            *(() if keeping is None else (keeping,)),
             Decision.done(
                 "pictures per pass",
                 f"{count}, as chosen" if count else "one at a time, so that each has the same bits in every batch",
             ),
-            Decision.done(
-                "memory",
-                "the measured need of a decode is reserved (ComfyUI reserves 2.3 times it); tiled only when one picture does not fit",
-            ),
+            memory_decision,
         ),
     )
 
 
-def _keeping(decoder: str, vae: VaeFacts) -> tuple[Decision, ...]:
+def _keeping(decoder: str, vae: VaeFacts) -> Decision | None:
     name = "weights between decodes"
     if decoder == "stock":
-        return ()
+        return None
     if vae.keeping_lacks:
-        return (Decision.refused(name, f"{vae.keeping_lacks}; ComfyUI loads the VAE for each decode"),)
-    return (Decision.done(name, "the decoder's stay until ComfyUI unloads the VAE, so that a decode need not load it"),)
+        return Decision.refused(name, f"{vae.keeping_lacks}; ComfyUI loads the VAE for each decode")
+    return Decision.done(name, "the decoder's stay until ComfyUI unloads the VAE, so that a decode need not load it")
 
 
-def decode_bytes(pixels: int, dtype_bytes: int, decoder_channels: int) -> int:
+def _memory(decoder: str, machine: MachineFacts) -> tuple[int | None, Decision]:
+    name = "memory"
+    if machine.device_type not in ("cuda", "cpu"):
+        return None, Decision.kept(
+            name, f"as ComfyUI reserves it: not measured on {machine.device_type}; tiled only after running out"
+        )
+    needed = STOCK_DECODE_BYTES_PER_PIXEL if decoder == "stock" else DECODE_BYTES_PER_PIXEL
+    return needed, Decision.done(
+        name,
+        f"the measured need of a decode is reserved (ComfyUI reserves {2178 / needed:.1f} times it); tiled only when one picture does not fit",
+    )
+
+
+def decode_bytes(pixels: int, dtype_bytes: int, decoder_channels: int, bytes_per_pixel: int = DECODE_BYTES_PER_PIXEL) -> int:
     """Return the memory that decoding one picture of `pixels` needs."""
-    return int(DECODE_BYTES_PER_PIXEL * pixels * dtype_bytes * decoder_channels / 128)
+    return int(bytes_per_pixel * pixels * dtype_bytes * decoder_channels / 128)
 
 
 def pictures_per_pass(chosen: int, picture_bytes: int, free_bytes: int) -> int:

@@ -23,7 +23,7 @@ TILE_OVERLAP = 8
 class KeptDecoder:
     """The decoder's own weights from one decode to the next, 0.1 GiB for SDXL in 16 bits.
 
-    Where they are at hand ComfyUI need not load the VAE, which takes its host longer than the card takes to decode a picture.
+    Where they are at hand ComfyUI need not prepare the VAE's layers, and they need not be copied, for each decode.
     """
 
     def __init__(self) -> None:
@@ -31,33 +31,33 @@ class KeptDecoder:
 
     def release(self) -> None:
         """Let the weights go."""
-        self.forward: DecoderForward | None = None
-        self.made_from: WeightsSeen | None = None
+        self.decoder: tuple[DecoderForward, WeightsSeen] | None = None
+
+    def __deepcopy__(self, memo: Any) -> "KeptDecoder":
+        """Return an empty one: a copied VAE has weights of its own."""
+        return KeptDecoder()
 
 
 class SpriteDecoder:
-    """Stands in for VAE.decode on `vae`, a copy with a ModelPatcher of its own; `kept` is released when that is unloaded."""
+    """Stands in for VAE.decode on copies of a VAE; `kept` is released when ComfyUI unloads them."""
 
-    def __init__(self, vae: Any, plan: VaePlan, kept: KeptDecoder, notify: Callable[[str], None]):
-        self._vae = vae
+    def __init__(self, plan: VaePlan, kept: KeptDecoder, notify: Callable[[str], None]):
         self._notify = notify
         self._plan = plan
         self._kept = kept
         self._ops = engine_ops(plan.decoder)
         self._dtype = vae_adapter.DTYPES[plan.precision]
 
-    def __call__(self, samples_in: Tensor, vae_options: dict[str, Any] | None = None) -> Tensor:
+    def __call__(self, vae: Any, samples_in: Tensor, vae_options: dict[str, Any]) -> Tensor:
         """Return pictures [N, H, W, 3] in 0..1 on ComfyUI's output device, as VAE.decode does."""
+        if torch.is_grad_enabled() and samples_in.requires_grad:
+            return self._leave(vae, samples_in, vae_options, "another node asked for gradients")
         samples = samples_in[:, :, 0] if samples_in.ndim == 5 else samples_in
-        height, width = samples.shape[2:]
-        picture_bytes = decode_bytes(64 * height * width, self._dtype.itemsize, self._plan.decoder_channels)
-        free_bytes = self._make_room(picture_bytes)
-        count = pictures_per_pass(self._plan.pictures_per_pass, picture_bytes, free_bytes)
-        tile = 0 if count else tile_size(height, width, picture_bytes, free_bytes)
-        with vae_adapter.on_device(self._vae):
+        count, tile = self._passes(vae, samples)
+        with vae_adapter.on_device(vae):
             while True:
                 try:
-                    return self._decode(samples, max(1, count), tile, vae_options or {})
+                    return self._decode(vae, samples, count, tile, vae_options)
                 except NotResidentError as error:
                     why = str(error)
                     break
@@ -68,20 +68,35 @@ class SpriteDecoder:
                 except RuntimeError as error:  # torch.OutOfMemoryError and AcceleratorError
                     if not is_out_of_memory(error):
                         raise
-                    count, tile = self._smaller(count, tile, max(height, width), error)
+                    count, tile = self._smaller(count, tile, max(samples.shape[2:]), error)
                 vae_adapter.empty_cache()
             # Only here are the failed attempt's tensors gone: the exception held its frames.
             self._kept.release()
-            self._note(f"ComfyUI's own decoder ran: {why}")
-            return vae_adapter.core_decode(self._vae, samples, vae_options or {})
+            return self._leave(vae, samples, vae_options, why)
 
-    def _make_room(self, picture_bytes: int) -> int:
-        kept = self._kept
-        if kept.forward is not None and kept.made_from is not None:
-            if kept.made_from.same_as(vae_adapter.weights_seen(self._vae, kept.forward.modules)):
-                return vae_adapter.make_room_beside(self._vae, picture_bytes)
-            kept.release()
-        return vae_adapter.make_room(self._vae, picture_bytes)
+    def _leave(self, vae: Any, samples: Tensor, vae_options: dict[str, Any], why: str) -> Tensor:
+        self._note(f"ComfyUI's own decoder ran: {why}")
+        return vae_adapter.core_decode(vae, samples, vae_options)
+
+    def _passes(self, vae: Any, samples: Tensor) -> tuple[int, int]:
+        """Make room, and return how many pictures to decode at once and the side of tiles in latents, 0 for none."""
+        height, width = samples.shape[2:]
+        plan = self._plan
+        if plan.bytes_per_pixel is None:  # nobody knows better than to try
+            self._make_room(vae, vae_adapter.core_decode_bytes(vae, samples))
+            return plan.pictures_per_pass or 1, 0
+        picture_bytes = decode_bytes(64 * height * width, self._dtype.itemsize, plan.decoder_channels, plan.bytes_per_pixel)
+        free_bytes = self._make_room(vae, picture_bytes)
+        count = pictures_per_pass(plan.pictures_per_pass, picture_bytes, free_bytes)
+        return max(1, count), 0 if count else tile_size(height, width, picture_bytes, free_bytes)
+
+    def _make_room(self, vae: Any, picture_bytes: int) -> int:
+        if self._kept.decoder is not None:
+            forward, seen = self._kept.decoder
+            if seen.same_as(vae_adapter.weights_seen(vae, forward.modules)):
+                return vae_adapter.make_room_beside(vae, picture_bytes)
+            self._kept.release()
+        return vae_adapter.make_room(vae, picture_bytes)
 
     def _smaller(self, count: int, tile: int, side: int, error: RuntimeError) -> tuple[int, int]:
         if count > 1:
@@ -99,37 +114,39 @@ class SpriteDecoder:
         log.info("VAE decode: %s", what)
         self._notify(what)
 
-    def _decode(self, samples: Tensor, count: int, tile: int, vae_options: dict[str, Any]) -> Tensor:
+    def _decode(self, vae: Any, samples: Tensor, count: int, tile: int, vae_options: dict[str, Any]) -> Tensor:
         decode: Callable[[Tensor], Tensor]
         if self._plan.decoder == "stock":
-            decode = vae_adapter.stock_decoder(self._vae, vae_options)
+            decode = vae_adapter.stock_decoder(vae, vae_options)
         else:
-            decode = self._own_decoder()
+            decode = self._own_decoder(vae)
         if tile:
-            return vae_adapter.decode_tiled(self._vae, samples, decode, self._dtype, tile, TILE_OVERLAP)
-        return _to_host(self._pictures(samples, decode, count), samples.shape[0], self._vae)
+            return vae_adapter.decode_tiled(vae, samples, decode, self._dtype, tile, TILE_OVERLAP)
+        return _to_host(self._pictures(vae, samples, decode, count), samples.shape[0], vae)
 
-    def _own_decoder(self) -> DecoderForward:
-        model = vae_adapter.autoencoder(self._vae)
+    def _own_decoder(self, vae: Any) -> DecoderForward:
+        model = vae_adapter.autoencoder(vae)
         require_plain_modules(model)
-        if self._kept.forward is not None:
-            return self._kept.forward
+        if why := vae_adapter.why_not_read(model):
+            raise NotResidentError(why)
+        if self._kept.decoder is not None:
+            return self._kept.decoder[0]
         modules = DecoderForward.weighted_modules(model)
-        held = HeldWeights(modules, vae_adapter.load_device(self._vae), vae_adapter.loaded_dtype(self._vae))
+        held = HeldWeights(modules, vae_adapter.load_device(vae), vae_adapter.loaded_dtype(vae))
         try:
             forward = DecoderForward(model, self._ops, held.weights, self._dtype)
         finally:
             held.release()
         if self._plan.keeps_weights:
-            vae_adapter.give_back_weights(self._vae)
-            self._kept.forward, self._kept.made_from = forward, vae_adapter.weights_seen(self._vae, modules)
+            vae_adapter.give_back_weights(vae)
+            self._kept.decoder = forward, vae_adapter.weights_seen(vae, modules)
         return forward
 
-    def _pictures(self, samples: Tensor, decode: Callable[[Tensor], Tensor], count: int) -> Iterator[Tensor]:
+    def _pictures(self, vae: Any, samples: Tensor, decode: Callable[[Tensor], Tensor], count: int) -> Iterator[Tensor]:
         for start in range(0, samples.shape[0], count):
             vae_adapter.check_cancelled()
-            latents = samples[start : start + count].to(device=vae_adapter.load_device(self._vae), dtype=self._dtype)
-            yield vae_adapter.to_output(self._vae, decode(latents))
+            latents = samples[start : start + count].to(device=vae_adapter.load_device(vae), dtype=self._dtype)
+            yield vae_adapter.to_output(vae, decode(latents))
 
 
 def _to_host(passes: Iterator[Tensor], total: int, vae: Any) -> Tensor:

@@ -56,6 +56,25 @@ def test_need_of_a_decode_is_less_than_half_of_what_comfyui_reserves():
 
 
 @pytest.mark.parametrize(
+    ("machine", "bytes_per_pixel", "reason"),
+    [
+        (H100, 950, "the measured need of a decode is reserved (ComfyUI reserves 2.3 times it)"),
+        (
+            replace(H100, triton_missing="is not installed"),
+            1110,
+            "the measured need of a decode is reserved (ComfyUI reserves 2.0 times it)",
+        ),
+        (replace(H100, device_type="rocm", capability=None), None, "as ComfyUI reserves it: not measured on rocm"),
+        (replace(CPU, device_type="mps"), None, "as ComfyUI reserves it: not measured on mps"),
+    ],
+)
+def test_memory_is_reserved_as_measured_or_as_comfyui_does(machine, bytes_per_pixel, reason):
+    plan = plan_vae(VaeSettings(), machine, SDXL)
+    assert plan.bytes_per_pixel == bytes_per_pixel
+    assert next(d.reason for d in plan.decisions if d.technique == "memory").startswith(reason)
+
+
+@pytest.mark.parametrize(
     ("chosen", "pixels", "free_gib", "expected"),
     [(0, 1024**2, 70, 1), (0, 256**2, 70, 1), (9, 256**2, 0.5, 4), (8, 1024**2, 70, 8), (8, 1024**2, 6, 3), (0, 1024**2, 1, 0)],
 )
