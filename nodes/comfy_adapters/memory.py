@@ -1,5 +1,7 @@
 """What ComfyUI keeps in memory."""
 
+from typing import Any
+
 import torch
 
 from .internals import lacking, optional
@@ -26,6 +28,12 @@ def held_models() -> list[tuple[str, str, int, int, int]]:
             outside = resident - model.model_loaded_weight_memory if has_dynamic and patcher.is_dynamic() else 0
             held.append((type(model).__name__, str(loaded.device), patcher.model_size(), resident, outside))
     return held
+
+
+def is_loaded(unet: Any) -> bool:
+    """Tell whether a MODEL with this UNet, a clone of any kind, is in ComfyUI's list of loaded models."""
+    models = [getattr(loaded.model, "model", None) for loaded in management.current_loaded_models]
+    return any(getattr(model, "diffusion_model", None) is unet for model in models)
 
 
 def has_dynamic_vram() -> bool:

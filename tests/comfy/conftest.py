@@ -97,3 +97,15 @@ def optimized(pack_nodes: dict[str, Any], tiny_sdxl: LoadedCheckpoint, graphs: A
     from .optimized import with_graphs
 
     return with_graphs(pack_nodes, tiny_sdxl.model)
+
+
+@pytest.fixture
+def on_demand(tiny_sdxl: LoadedCheckpoint, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Let the tiny model look as if DynamicVRAM loaded its weights one by one."""
+    import torch
+
+    from .optimized import AddressRange
+
+    vbar = AddressRange()
+    monkeypatch.setattr(tiny_sdxl.model.model, "dynamic_vbars", {torch.device("cpu"): vbar}, raising=False)
+    return vbar

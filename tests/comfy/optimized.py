@@ -69,20 +69,24 @@ class Watch:
         monkeypatch.setattr(forward, "__call__", counted)
 
 
-def with_lora(model: Any, strength: float, seed: int = 5) -> Any:
+LORA_KEYS = (
+    "attn1.to_q.weight",
+    "attn2.to_k.weight",
+    "ff.net.0.proj.weight",
+    "in_layers.2.weight",
+    "emb_layers.1.bias",
+    "skip_connection.weight",
+)
+# What the engine copies: these stay at their addresses in the engine though ComfyUI on a CPU puts patched weights elsewhere.
+COPIED_LORA_KEYS = ("in_layers.2.weight", "emb_layers.1.bias")
+
+
+def with_lora(model: Any, strength: float, seed: int = 5, keys: tuple[str, ...] = LORA_KEYS) -> Any:
     """A clone with LoRA on attention, feed-forward, convolution and embedding weights."""
     generator = torch.Generator().manual_seed(seed)
     patches = {}
     for key, value in model.model.state_dict().items():
-        wanted = (
-            "attn1.to_q.weight",
-            "attn2.to_k.weight",
-            "ff.net.0.proj.weight",
-            "in_layers.2.weight",
-            "emb_layers.1.bias",
-            "skip_connection.weight",
-        )
-        if key.startswith("diffusion_model.") and key.endswith(wanted):
+        if key.startswith("diffusion_model.") and key.endswith(keys):
             patches[key] = ("diff", (torch.randn(value.shape, generator=generator) * 0.5 * max(1, value[0].numel()) ** -0.5,))
     clone = model.clone()
     assert len(clone.add_patches(patches, strength)) == len(patches) > 20
@@ -109,6 +113,22 @@ def with_control(conds: Any) -> Any:
             return {"input": [], "middle": middle, "output": [*maps[:2], None, *maps[3:]]}
 
     return tuple(node_helpers.conditioning_set_values(c, {"control": Control(), "control_apply_to_uncond": False}) for c in conds)
+
+
+class AddressRange:
+    """Stands in for comfy_aimdo's ModelVBAR, which needs a GPU."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def loaded_size(self) -> int:
+        return 9
+
+    def free_memory(self, size: int) -> None:
+        self.calls.append(f"free {size}")
+
+    def prioritize(self) -> None:
+        self.calls.append("open again")
 
 
 class StopError(Exception):

@@ -9,30 +9,6 @@ import torch
 from .optimized import STEPS, TOLERANCE, optimize, package, relative_error, sample, with_lora
 
 
-class AddressRange:
-    """Stands in for comfy_aimdo's ModelVBAR, which needs a GPU."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-
-    def loaded_size(self) -> int:
-        return 9
-
-    def free_memory(self, size: int) -> None:
-        self.calls.append(f"free {size}")
-
-    def prioritize(self) -> None:
-        self.calls.append("open again")
-
-
-@pytest.fixture
-def on_demand(tiny_sdxl: Any, monkeypatch: pytest.MonkeyPatch) -> AddressRange:
-    """Let the tiny model look as if DynamicVRAM loaded its weights one by one."""
-    vbar = AddressRange()
-    monkeypatch.setattr(tiny_sdxl.model.model, "dynamic_vbars", {torch.device("cpu"): vbar}, raising=False)
-    return vbar
-
-
 def test_originals_are_given_back_after_copying_and_after_a_comparison(comfyui, pack_nodes, tiny_sdxl, conds, on_demand):
     optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
     for expected in (["free 9", "open again"] * 2, []):

@@ -86,7 +86,6 @@ def test_two_loras_of_other_strengths_on_both_sides_of_the_node(tiny, conds, wat
 
 
 def test_a_lora_change_reaches_what_was_captured(tiny, conds):
-    """The clones stay alive: ComfyUI detaches a clone that is collected, and the engine drops its graphs then."""
     models = [with_lora(tiny.model, 1.0, seed) for seed in (5, 6, 7)]
     expected = [sample(model, conds) for model in models]
     ours = optimize(tiny.model)[0]

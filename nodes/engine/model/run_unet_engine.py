@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...comfy_adapters import model_patcher, unet
+from ...comfy_adapters.memory import is_loaded
 from ...comfy_adapters.sampling import is_out_of_memory, release_cached_memory
 from ...comfy_adapters.weights import (
     HeldWeights,
@@ -101,7 +102,8 @@ class _Known:
 class UNetEngine:
     """The engine of one optimised MODEL: prepared weights and graphs between runs, held weights during one.
 
-    All memory it keeps is dropped when ComfyUI unloads the model or loads another clone of it, and goes with the MODEL that owns it.
+    All memory it keeps is dropped when ComfyUI unloads the model or loads a clone of it that has not this engine, and goes with the
+    MODEL that owns it.
     """
 
     def __init__(self, plan: ModelPlan, notify: Callable[[str], None]):
@@ -125,11 +127,11 @@ class UNetEngine:
         self._graphs: GraphCache | None = None
 
     def detached(self, unpatch_all: bool) -> None:
-        """React to ComfyUI taking this clone off the device.
+        """React to ComfyUI detaching a clone of the MODEL.
 
-        load_models_gpu() detaches a clone also to replace it by another one, or by itself at the start of every run.
+        It does so to unload it, to load another clone in its place or, at the start of every run, the same, and when a clone dies.
         """
-        if unpatch_all or self._run is None:
+        if unpatch_all or (self._run is None and not is_loaded(self._unet)):
             self.release()
 
     @contextlib.contextmanager
