@@ -136,13 +136,20 @@ class Nvml:
             "driver": lambda: nvml.nvmlSystemGetDriverVersion(),
             "power_limit_w": lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
             "max_sm_clock_mhz": lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
-            "total_gib": lambda: round(nvml.nvmlDeviceGetMemoryInfo(handle).total / GIB, 2),
+            "total_gib": lambda: round(self._memory().total / GIB, 2),
         }
         found: dict[str, Any] = {"read_by": "NVML"}
         for name, read in values.items():
             with contextlib.suppress(nvml.NVMLError):  # not every card tells everything
                 found[name] = read()
         return found
+
+    def _memory(self) -> Any:
+        try:
+            # The first version counts what the driver keeps for itself as used; nvidia-smi does not.
+            return self._nvml.nvmlDeviceGetMemoryInfo(self._handle, self._nvml.nvmlMemory_v2)
+        except self._nvml.NVMLError:  # a driver before R510
+            return self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
 
     def read(self) -> Reading | None:
         """The card now."""
@@ -152,7 +159,7 @@ class Nvml:
                 nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
                 nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
                 nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                nvml.nvmlDeviceGetMemoryInfo(handle).used / GIB,
+                self._memory().used / GIB,
                 nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
                 len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)),
             )

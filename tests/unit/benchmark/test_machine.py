@@ -106,10 +106,12 @@ class FakeNvml(types.ModuleType):
     class NVMLError(Exception):
         """As pynvml's."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_old: bool = False) -> None:
         super().__init__("pynvml")
+        self.is_old = is_old
         self.clocks = iter([1980, 1980, 1200] + [1980] * 1000)
         values: dict[str, Any] = {
+            "nvmlMemory_v2": 2,
             "nvmlInit": lambda: None,
             "nvmlDeviceGetCount": lambda: 2,
             "nvmlDeviceGetHandleByIndex": lambda index: index,
@@ -120,11 +122,16 @@ class FakeNvml(types.ModuleType):
             "nvmlDeviceGetClockInfo": lambda handle, _: (self.only_the_second(handle), next(self.clocks))[1],
             "nvmlDeviceGetTemperature": lambda *_: 60,
             "nvmlDeviceGetPowerUsage": lambda _: 500_000,
-            "nvmlDeviceGetMemoryInfo": lambda _: types.SimpleNamespace(total=80 * GIB, used=10 * GIB),
+            "nvmlDeviceGetMemoryInfo": self.memory,
             "nvmlDeviceGetCurrentClocksThrottleReasons": lambda _: 0,
             "nvmlDeviceGetComputeRunningProcesses": lambda _: ["the server"],
         }
         self.__dict__.update(values)
+
+    def memory(self, _: int, version: int | None = None) -> types.SimpleNamespace:
+        if version is not None and self.is_old:
+            raise self.NVMLError
+        return types.SimpleNamespace(total=80 * GIB, used=(10 if version == 2 else 11) * GIB)
 
     def not_supported(self, *_: Any) -> int:
         raise self.NVMLError
@@ -132,6 +139,16 @@ class FakeNvml(types.ModuleType):
     @staticmethod
     def only_the_second(handle: int) -> None:
         assert handle == 1
+
+
+@pytest.mark.parametrize(("is_old", "used_gib"), [(False, 10), (True, 11)])
+def test_nvmls_second_figures_are_taken_where_the_driver_has_them(monkeypatch: pytest.MonkeyPatch, is_old: bool, used_gib: int):
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(is_old=is_old))
+    monkeypatch.setattr(machine, "INTERVAL_S", 0.001)
+    with watch_device(LOOPBACK, H100).watching() as watched:
+        while not watched.readings:
+            time.sleep(0.001)
+    assert watched.readings[0][3] == used_gib
 
 
 def test_nvml_is_read_during_the_run(monkeypatch: pytest.MonkeyPatch):
