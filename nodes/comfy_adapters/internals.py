@@ -49,7 +49,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "comfy.samplers:sampling_function",
         "comfy.samplers:calc_cond_batch",
         "comfy.model_management:current_loaded_models",
-        "comfy.model_management:current_loaded_models",
         "comfy.model_management:get_free_memory",
         "comfy.model_management:is_oom",
         *_WEIGHTS,

@@ -91,6 +91,11 @@ def weights_version(patcher: Any) -> Any:
     return patcher.patches_uuid
 
 
+def patches_anew(patcher: Any) -> bool:
+    """Tell whether ComfyUI will put other weights into the model when it loads `patcher` (ModelPatcher.partially_load)."""
+    return patcher.model.current_weight_patches_uuid != patcher.patches_uuid
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """Return "fp16", "bf16", "fp32" or torch's own name."""
     return _DTYPE_NAMES.get(dtype, str(dtype).removeprefix("torch."))

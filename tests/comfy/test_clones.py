@@ -1,12 +1,13 @@
 """Clones of one optimised MODEL that take turns, as a LoRA loader behind Optimize Model makes them: what the engine keeps and lets go."""
 
 import gc
+import weakref
 from typing import Any
 
 import pytest
 import torch
 
-from .optimized import COPIED_LORA_KEYS, TOLERANCE, package, relative_error, sample, with_lora
+from .optimized import COPIED_LORA_KEYS, LORA_KEYS, TOLERANCE, check_equal, optimize, package, relative_error, sample, with_lora
 
 CAPTURED = 2  # a graph of keys and values, and one of the rest
 STRENGTHS = (1.0, -0.5, 0.7)
@@ -57,3 +58,34 @@ def test_a_dead_clones_engine_goes_with_its_model(comfyui, pack_nodes, tiny_sdxl
         assert prepared(pack_nodes) == before + 1
         unload()
         assert prepared(pack_nodes) == before
+
+
+def test_weights_with_another_lora_are_let_go_before_the_next_are_loaded(comfyui, pack_nodes, tiny_sdxl, conds, monkeypatch):
+    from comfy.model_patcher import ModelPatcher
+
+    optimized = optimize(pack_nodes, tiny_sdxl.model)[0]
+    first, second = with_lora(optimized, 1.0), with_lora(optimized, -0.5)
+    expected = sample(comfyui, with_lora(tiny_sdxl.model, -0.5), conds)
+    sample(comfyui, first, conds)
+    parameters = tiny_sdxl.model.model.named_parameters()
+    patched = [weakref.ref(parameter) for name, parameter in parameters if name.endswith(LORA_KEYS)]
+    alive: list[int] = []
+    load = ModelPatcher.load
+
+    def counting(self: Any, *args: Any, **kwargs: Any) -> None:
+        alive.append(sum(parameter() is not None for parameter in patched))
+        load(self, *args, **kwargs)
+
+    monkeypatch.setattr(ModelPatcher, "load", counting)
+    assert relative_error(sample(comfyui, second, conds), expected) < TOLERANCE
+    assert alive == [0]
+
+
+def test_clones_with_the_same_weights_share_the_graphs_without_dynamicvram(comfyui, tiny_sdxl, optimized, graphs, conds):
+    clone = with_lora(optimized, 1.0)
+    stock = with_lora(tiny_sdxl.model, 1.0)
+    check_equal(comfyui, clone, stock, conds)  # stock, then the engine
+    captures = graphs.captures
+    for model in (clone, clone.clone()):
+        sample(comfyui, model, conds)
+    assert graphs.captures == captures == CAPTURED

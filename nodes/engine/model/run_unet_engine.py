@@ -131,7 +131,12 @@ class UNetEngine:
 
         It does so to unload it, to load another clone in its place or, at the start of every run, the same, and when a clone dies.
         """
-        if unpatch_all or (self._run is None and not is_loaded(self._unet)):
+        if self._run is None:
+            stays = is_loaded(self._unet)
+        else:  # DynamicVRAM writes another LoRA where the weights lie
+            patcher = self._run.patcher
+            stays = loads_on_demand(patcher, model_patcher.load_device(patcher)) or not model_patcher.patches_anew(patcher)
+        if unpatch_all or not stays:
             self.release()
 
     @contextlib.contextmanager
