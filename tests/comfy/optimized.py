@@ -153,6 +153,7 @@ class Graphs:
         self.failures = 0
         self.waits = 0
         self.fail = False
+        self.error: tuple[type[Exception], str] = RuntimeError, "operation not permitted when stream is capturing\nmore"
         monkeypatch.setattr(torch.cuda, "CUDAGraph", StandInGraph)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: self)
         monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
@@ -166,7 +167,8 @@ class Graphs:
     def capture(self, graph: StandInGraph, body: Any) -> None:
         if self.fail:
             self.failures += 1
-            raise RuntimeError("operation not permitted when stream is capturing\nmore")
+            kind, text = self.error
+            raise kind(text)
         self.captures += 1
         body()
         graph.body = body

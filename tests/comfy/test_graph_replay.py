@@ -3,6 +3,7 @@
 import gc
 from typing import Any
 
+import pytest
 import torch
 
 from .optimized import STEPS, TOLERANCE, StandInGraph, check_equal, package, relative_error, sample, with_control, with_lora
@@ -68,6 +69,16 @@ def test_a_capture_that_fails_costs_the_graph_and_nothing_else(comfyui, pack_nod
     assert (graphs.captures, graphs.failures) == (0, 1), "what cannot be captured was tried again"
     graphs.fail = False
     check_equal(comfyui, optimized, tiny_sdxl.model, conds, width=72)
+    assert graphs.captures == CAPTURED
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_memory_that_runs_out_in_a_capture_costs_this_runs_engine_alone(comfyui, tiny_sdxl, optimized, graphs, conds, error):
+    graphs.fail, graphs.error = True, (error, "CUDA error: out of memory")
+    check_equal(comfyui, optimized, tiny_sdxl.model, conds)
+    assert graphs.failures == 1, "the run went on capturing"
+    graphs.fail = False
+    sample(comfyui, optimized, conds)
     assert graphs.captures == CAPTURED
 
 

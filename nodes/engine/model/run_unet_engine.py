@@ -254,7 +254,7 @@ class UNetEngine:
         """Return the output of the shape's graph, captured at its first use; without a graph where none can be had."""
         captured = None
         if key not in known.no_graph:
-            self._graphs = self._graphs or GraphCache()
+            self._graphs = self._graphs or GraphCache(is_out_of_memory)
             try:
                 captured = self._graphs.get(key) or self._capture(self._graphs, known, key, forward, inputs)
             except CaptureError as error:

@@ -179,7 +179,8 @@ class CapturedForward:
 class GraphCache:
     """The graphs of one prepared model, least recently used first to go; all share one arena."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_out_of_memory: Callable[[Exception], bool]) -> None:
+        self._is_out_of_memory = is_out_of_memory
         self._graphs: OrderedDict[Hashable, CapturedForward] = OrderedDict()
         self._arena = Arena()
 
@@ -190,14 +191,14 @@ class GraphCache:
         return self._graphs.get(key)
 
     def capture(self, key: Hashable, forward: UNetForward, *inputs: Any, arena_sizes: tuple[int, ...] = ()) -> CapturedForward:
-        """Capture and keep a graph for `key`; raises CaptureError when that is not possible."""
+        """Capture and keep a graph for `key`; raises CaptureError when that is not possible, unless memory ran out."""
         while len(self._graphs) >= MAX_GRAPHS:
             self._graphs.popitem(last=False)
         try:
             captured = CapturedForward(forward, *inputs, arena=self._arena, arena_sizes=arena_sizes)
-        except torch.OutOfMemoryError:
-            raise
         except (RuntimeError, ValueError) as error:  # CUDA's and the Triton launcher's
+            if self._is_out_of_memory(error):
+                raise  # the shape itself may be captured another time
             raise CaptureError(f"capturing failed ({str(error).partition(chr(10))[0]})") from error
         self._graphs[key] = captured
         count_own(self, inputs[0].device, self._arena.nbytes + sum(held.nbytes for held in self._graphs.values()))
