@@ -6,7 +6,18 @@ from typing import Any
 import pytest
 import torch
 
-from .optimized import STEPS, TOLERANCE, StandInGraph, check_equal, package, relative_error, sample, with_control, with_lora
+from .optimized import (
+    STEPS,
+    TOLERANCE,
+    StandInGraph,
+    check_equal,
+    package,
+    relative_error,
+    sample,
+    with_control,
+    with_graphs,
+    with_lora,
+)
 
 CAPTURED = 2  # a graph of keys and values, and one of the rest
 
@@ -86,6 +97,22 @@ def test_no_more_than_four_graphs_are_kept(comfyui, optimized, graphs, conds):
     for width in (64, 72, 80, 88, 96, 64):
         sample(comfyui, optimized, conds, width=width, height=64)
     assert graphs.captures == 6 * CAPTURED
+
+
+def test_a_fifth_shape_of_one_run_goes_without_a_graph(comfyui, pack_nodes, tiny_sdxl, graphs, conds, monkeypatch):
+    import node_helpers
+
+    shown: list[str] = []
+    monkeypatch.setattr(package(pack_nodes, "engine.model.apply_model_plan"), "send_text", lambda text, **_: shown.append(text))
+    optimized = with_graphs(pack_nodes, tiny_sdxl.model)
+    areas = [(16, 16), (8, 16), (16, 8), (8, 8), (4, 8)]  # height and width in latents
+    regions = [node_helpers.conditioning_set_values(conds[0], {"area": (*area, 0, 0), "strength": 1.0})[0] for area in areas]
+    regional = regions, conds[1]
+    expected = sample(comfyui, tiny_sdxl.model, regional, cfg=1.0)
+    for _ in range(2):
+        again(comfyui, optimized, expected, regional, cfg=1.0)
+        assert graphs.captures == 4 * CAPTURED, "graphs push each other out"
+    assert shown == ["no CUDA graph: more than 4 shapes in one run"] * 2
 
 
 def test_steps_after_the_first_are_replayed(comfyui, optimized, graphs, conds, monkeypatch):

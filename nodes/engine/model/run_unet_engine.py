@@ -26,7 +26,7 @@ from ...comfy_adapters.weights import (
 from ..kernels.ops import compile_failure, engine_ops
 from ..unet.forward import BLOCK_PATCHES, StockPieces, UNetForward
 from ..unet.fp8 import fp8_linears
-from ..unet.graphs import CapturedForward, CaptureError, GraphCache, WaitWatch, own_control, shape_key
+from ..unet.graphs import MAX_GRAPHS, CapturedForward, CaptureError, GraphCache, WaitWatch, own_control, shape_key
 from ..unet.layout import UNetLayout
 from ..unet.own_weights import OwnWeights
 from ..unet.prepared import PreparedWeights
@@ -73,6 +73,7 @@ class _Run:
         self.constant_conditioning = model_patcher.conditioning_is_constant(guider)
         self.stock_because = ""
         self.held: HeldWeights | None = None
+        self.graph_keys: set[Hashable] = set()  # shapes that run by a graph
         self.notes: dict[str, None] = {}
 
     def step_back(self, why: str) -> None:
@@ -252,16 +253,19 @@ class UNetEngine:
 
     def _replay(self, run: _Run, known: _Known, key: Hashable, forward: UNetForward, inputs: _Inputs) -> Tensor:
         """Return the output of the shape's graph, captured at its first use; without a graph where none can be had."""
-        captured = None
-        if key not in known.no_graph:
+        captured, why = None, known.no_graph.get(key, "")
+        if len(run.graph_keys) == MAX_GRAPHS and key not in run.graph_keys:
+            why = f"more than {MAX_GRAPHS} shapes in one run"  # in turn they would be captured at every step
+        if not why:
             self._graphs = self._graphs or GraphCache(is_out_of_memory)
             try:
                 captured = self._graphs.get(key) or self._capture(self._graphs, known, key, forward, inputs)
+                run.graph_keys.add(key)
             except CaptureError as error:
-                known.no_graph[key] = str(error)
+                known.no_graph[key] = why = str(error)
                 self._graphs = None  # their arena has blocks for this shape too, which nobody will use
         if captured is None:
-            run.notes[f"no CUDA graph: {known.no_graph[key]}"] = None
+            run.notes[f"no CUDA graph: {why}"] = None
             return inputs.through(forward)
         options, context_key = inputs.options, None
         if run.constant_conditioning and "uuids" in options:
