@@ -190,6 +190,10 @@ class Load:
                 return
             await asyncio.sleep(0.1)
 
+    async def clear_history(self) -> None:
+        async with self.session() as session, session.post("/history", json={"clear": True}) as response:
+            assert response.status == 200
+
     async def run(self, jobs: Sequence[Job], *, num_clients: int = NUM_CLIENTS, num_pages: int = NUM_PAGES) -> float:
         """Send all jobs, wait for the last, fill in what came of them, and return the seconds that it took."""
         begin = time.perf_counter()

@@ -143,17 +143,21 @@ def test_a_queue_of_eight_clients(comfy: Comfy, server: ComfyServer):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("history", ["kept", "cleared"])
 @pytest.mark.usefixtures("warm", "goes_on")
-def test_a_soak_of_small_prompts(comfy: Comfy, server: ComfyServer):
-    """One sprite of one step each, in ten parts; memory, handles and threads are looked at after each."""
+def test_a_soak_of_small_prompts(comfy: Comfy, server: ComfyServer, history: str):
+    """One sprite of one step each, in ten parts; memory, handles and threads are looked at after each, ComfyUI's history cleared or not."""
     before = settled(server)
     log_before = len(server.log_text())
-    jobs = [batch(comfy, f"soak{number:05}", number, count=1, steps=1) for number in range(NUM_SMALL_PROMPTS)]
+    jobs = [batch(comfy, f"soak_{history}{number:05}", number, count=1, steps=1) for number in range(NUM_SMALL_PROMPTS)]
     parts = [jobs[NUM_SMALL_PROMPTS * i // 10 : NUM_SMALL_PROMPTS * (i + 1) // 10] for i in range(10)]
     process = psutil.Process(server.pid)
     rss_mib, took_s = [], []
     for part in parts:
-        took_s.append(asyncio.run(Load(server.address).run(part, num_pages=0)))
+        load = Load(server.address)
+        took_s.append(asyncio.run(load.run(part, num_pages=0)))
+        if history == "cleared":
+            asyncio.run(load.clear_history())
         rss_mib.append(process.memory_info().rss / 2**20)
     for job in jobs:
         assert job.end == "done", (job.name, job.end, job.entry)
@@ -161,7 +165,7 @@ def test_a_soak_of_small_prompts(comfy: Comfy, server: ComfyServer):
     assert_quiet(server.log_text()[log_before:], jobs)
     after = settled(server, before)
     assert excess(before, after) == []
-    print(f"\n{NUM_SMALL_PROMPTS} small prompts in {sum(took_s):.1f} s: {told([job.run_s for job in jobs])}")
+    print(f"\n{NUM_SMALL_PROMPTS} small prompts, history {history}, in {sum(took_s):.1f} s: {told([job.run_s for job in jobs])}")
     print(f"seconds of each tenth: {[round(value, 1) for value in took_s]}")
-    print(f"RSS after each tenth, results still cached: {[round(value) for value in rss_mib]} MiB")
+    print(f"RSS after each tenth, results still cached: {[round(value, 1) for value in rss_mib]} MiB")
     print(told_resources(before, after))
