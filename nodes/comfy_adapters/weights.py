@@ -12,7 +12,6 @@ import torch
 from .internals import optional
 from .model_patcher import weights_version
 
-management = optional("comfy.model_management")
 ops = optional("comfy.ops")
 
 # Under DynamicVRAM modules up to 16 KiB are loaded at once, in the checkpoint's dtype, and cast at every call.
@@ -74,9 +73,12 @@ def require_room(patcher: Any, x: torch.Tensor, extra_bytes: int) -> None:
     """Raise NotResidentError if every weight and `extra_bytes` would leave too little memory for a step; `x` is the UNet's input."""
     if x.device.type != "cuda":
         return
-    missing_bytes = max(0, patcher.model_size() - patcher.loaded_size())
-    needed_bytes = missing_bytes + extra_bytes + patcher.memory_required([x.shape[0], *x.shape[1:]])
-    free_bytes: Any = management.get_free_memory(x.device)
+    # get_free_memory() counts what DynamicVRAM can take back as free, the model's own pages too. ModelPatcherDynamic.memory_required()
+    # adds a reserve that ComfyUI itself leaves out while it samples.
+    resident_bytes = 0 if loads_on_demand(patcher, x.device) else patcher.loaded_size()
+    missing_bytes = max(0, patcher.model_size() - resident_bytes)
+    needed_bytes = missing_bytes + extra_bytes + patcher.model.memory_required(list(x.shape))
+    free_bytes = patcher.get_free_memory(x.device)
     if free_bytes < needed_bytes:
         raise NotResidentError(f"{free_bytes / 1024**3:.1f} GiB are free and {needed_bytes / 1024**3:.1f} GiB would be needed")
 
