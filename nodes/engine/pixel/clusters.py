@@ -15,6 +15,8 @@ _MAX_BINS = 1600
 _HALO = 1.4
 _STRAY_CELLS = 3
 _PAIRS_THAT_TELL = 120
+# Least noise that is told apart from none: pictures below it are clean, and no blur made their shades.
+_LEAST_NOISE = 0.5
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,10 @@ def neighbour_noise(lab: Floats, opaque: NDArray[np.bool_]) -> float:
         steps.append(np.linalg.norm(lab[a][counted] - lab[b][counted], axis=-1))
     pairs = np.concatenate(steps)
     if len(pairs) == 0:
-        return 0.5
+        return _LEAST_NOISE
     # of a sprite of a few cells, hardly any neighbours may be alike
     share = 0.1 if len(pairs) >= _PAIRS_THAT_TELL else 0.02
-    return float(np.clip(1.5 * np.quantile(pairs, share), 0.5, 5.0))
+    return float(np.clip(1.5 * np.quantile(pairs, share), _LEAST_NOISE, 5.0))
 
 
 def _backdrop(lab: Floats, opaque: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -173,7 +175,8 @@ def drop_blends(lab: Floats, labels: NDArray[np.intp], noise: float) -> NDArray[
     """Hand the cells of small clusters that blur, and no artist, made to the nearest other cluster.
 
     A cluster goes if it holds next to nothing beside a colour like it, or if most of its cells lie, in colour, between a neighbouring
-    cell's colour and some other one, unless it is as compact as a drawn colour is.
+    cell's colour and some other one, unless it is as compact as a drawn colour is. Along the picture's border even compact ones go:
+    of cells that it cuts to a sliver, all take on alike from the outline beside them.
     """
     centres, weights = label_medians(lab, labels)
     total = int(weights.sum())
@@ -199,11 +202,32 @@ def drop_blends(lab: Floats, labels: NDArray[np.intp], noise: float) -> NDArray[
         | ((blend_share > 0.6) & ((weights <= 3) | (compact_share < 0.7)))
         | ((weights > 3) & (compact_share < 0.3))
     )
+    backdrop = _border_label(labels)
+    if noise > _LEAST_NOISE and backdrop in sure:
+        outermost = _on_border(labels.shape[1:])[tuple(cells[:, 1:].T)]
+        mixed = _between_neighbours(cells, colours, labels, small, centres, np.array([backdrop]), max(2.5, 1.5 * noise))
+        dropped |= (
+            small
+            & (np.bincount(of_cell, outermost, minlength=len(centres)) == cell_counts)
+            & (np.bincount(of_cell, mixed, minlength=len(centres)) > 0.6 * cell_counts)
+        )
     kept = np.flatnonzero(~dropped)
     renamed = np.empty(len(centres), dtype=np.intp)
     renamed[kept] = np.arange(len(kept))
     renamed[dropped] = nearest_labels(centres[dropped], centres[kept])
     return np.where(labels >= 0, renamed[labels], -1)
+
+
+def _on_border(shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    border = np.ones(shape, dtype=bool)
+    border[1:-1, 1:-1] = False
+    return border
+
+
+def _border_label(labels: NDArray[np.intp]) -> int:
+    """Return the most frequent label of the border of pictures (B, h, w)."""
+    border = labels[:, _on_border(labels.shape[1:])]
+    return int(np.bincount(border[border >= 0], minlength=1).argmax())
 
 
 def _between_neighbours(

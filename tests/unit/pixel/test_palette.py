@@ -68,6 +68,34 @@ def test_a_single_pixel_of_a_strong_colour_is_kept():
     assert [255, 0, 255] in find_palette(pictures).colours.tolist()
 
 
+def cut_by_the_border(bottom: list[float]) -> np.ndarray:
+    """A sprite with an outline in the last row but one; the last row is as given below it, plain elsewhere."""
+    pictures = drawn(SIX, 0.0)
+    pictures[0, -6:] = SIX[5]
+    pictures[0, -2, 20:28] = SIX[0]
+    pictures[0, -1, 20:28] = bottom
+    return np.clip(pictures + np.random.default_rng(2).normal(0, 1.5, pictures.shape), 0, 255).astype(np.float32)
+
+
+def test_background_cut_to_a_sliver_and_mixed_with_the_outline_is_no_colour():
+    outline, plain = np.array(SIX[0]), np.array(SIX[5])
+    palette, cells = recover_colours(cut_by_the_border(0.85 * plain + 0.15 * outline))
+    assert len(palette.colours) == 6
+    mapped = palette.colours[map_to_palette(cells[0], palette.colours)]
+    assert (mapped[-1] == mapped[-1, 0]).all()
+
+
+def test_drawn_colour_along_the_border_is_kept():
+    assert len(find_palette(cut_by_the_border([230, 160, 210])).colours) == 7
+
+
+def test_clean_shade_along_the_border_is_kept():
+    pictures = drawn(SIX, 0.0)
+    pictures[0, -6:] = SIX[5]
+    pictures[0, -2, 20:28], pictures[0, -1, 20:28] = SIX[0], (207, 207, 200)
+    assert [207, 207, 200] in find_palette(pictures).colours.tolist()
+
+
 def test_builtin_palettes_have_their_colours():
     counts = {name: len(builtin_palette(name)) for name in BUILTIN_PALETTES}
     assert counts == {"PICO-8": 16, "Game Boy": 4, "NES": 55, "Sweetie 16": 16, "DB32": 32}
