@@ -68,7 +68,7 @@ def test_a_single_pixel_of_a_strong_colour_is_kept():
     assert [255, 0, 255] in find_palette(pictures).colours.tolist()
 
 
-def cut_by_the_border(bottom: list[float]) -> np.ndarray:
+def cut_by_the_border(bottom: np.ndarray | tuple[int, int, int]) -> np.ndarray:
     """A sprite with an outline in the last row but one; the last row is as given below it, plain elsewhere."""
     pictures = drawn(SIX, 0.0)
     pictures[0, -6:] = SIX[5]
@@ -86,7 +86,7 @@ def test_background_cut_to_a_sliver_and_mixed_with_the_outline_is_no_colour():
 
 
 def test_drawn_colour_along_the_border_is_kept():
-    assert len(find_palette(cut_by_the_border([230, 160, 210])).colours) == 7
+    assert len(find_palette(cut_by_the_border((230, 160, 210))).colours) == 7
 
 
 def test_clean_shade_along_the_border_is_kept():
