@@ -76,7 +76,12 @@ def _gains(votes: Floats, pitch: float) -> tuple[Floats, Floats]:
     reach = max(1, int(_AROUND * pitch))
     window = np.hanning(2 * reach + 3)
     usual = np.convolve(votes, window / window.sum())[reach + 1 : reach + 1 + len(votes)] * pitch / _CELL_VOTES
-    return settle_evidence(votes, pitch), np.log1p(usual).astype(np.float32)
+    # Saturated before they are blurred: what spills over from a line that many cells show is no line beside it.
+    return settle_evidence(_saturated(votes), pitch), np.log1p(usual).astype(np.float32)
+
+
+def _saturated(gain: NDArray[np.floating]) -> NDArray[np.floating]:
+    return _MOST_GAIN * gain / (_MOST_GAIN + gain)
 
 
 def _in_units(part: tuple[Floats, Floats], unit: float, length: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -85,7 +90,7 @@ def _in_units(part: tuple[Floats, Floats], unit: float, length: int) -> tuple[ND
     fine = (np.arange(length * _SAMPLES) + 0.5) / _SAMPLES - 0.5
     px = np.arange(len(evidence))
     gain = np.interp(fine * unit, px, evidence, right=0).reshape(length, _SAMPLES).max(axis=1)
-    return _MOST_GAIN * gain / (_MOST_GAIN + gain), np.interp(np.arange(length) * unit, px, price)
+    return _saturated(gain), np.interp(np.arange(length) * unit, px, price)
 
 
 def _best_traces(shaped: Floats, lengths: list[int]) -> list[tuple[NDArray[np.intp], NDArray[np.intp], float]]:

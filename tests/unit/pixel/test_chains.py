@@ -105,3 +105,16 @@ def test_shades_that_the_eye_cannot_part_are_one_colour():
     cells = shades[rng.integers(0, 2, (40, 40))]
     cells[10:20, 10:20] = [228, 100, 139]
     assert len(find_palette(cells[None]).colours) == 2
+
+
+@pytest.mark.parametrize(("side", "scale"), [(512, 4), (512, 5), (1024, 4), (1024, 6)])
+def test_large_clean_drawings_keep_their_size(side, scale):
+    """Hundreds of cells show each line there: its neighbours must not count as lines for what spills over."""
+    random = np.random.default_rng(side + scale)
+    cells = -(-side // scale)
+    colours = random.random((6, 3)).astype(np.float32)
+    shape = random.integers(0, 6, (cells // 4 + 1, cells // 4 + 1)).repeat(4, 0).repeat(4, 1)[:cells, :cells]
+    speckled = np.where(random.random(shape.shape) < 0.3, random.integers(0, 6, shape.shape), shape)
+    picture = colours[speckled].repeat(scale, 0).repeat(scale, 1)[:side, :side]
+    native = snap_batch(255 * picture[None], SnapRequest()).cells
+    assert native.shape[1:3] in ((side // scale, side // scale), (cells, cells))
