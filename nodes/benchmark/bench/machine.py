@@ -145,11 +145,12 @@ class Nvml:
         return found
 
     def _memory(self) -> Any:
-        try:
+        version = getattr(self._nvml, "nvmlMemory_v2", None)  # a package of 2021 has it not
+        if version is not None:
             # The first version counts what the driver keeps for itself as used; nvidia-smi does not.
-            return self._nvml.nvmlDeviceGetMemoryInfo(self._handle, self._nvml.nvmlMemory_v2)
-        except self._nvml.NVMLError:  # a driver before R510
-            return self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
+            with contextlib.suppress(self._nvml.NVMLError):  # a driver before R510
+                return self._nvml.nvmlDeviceGetMemoryInfo(self._handle, version)
+        return self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
 
     def read(self) -> Reading | None:
         """The card now."""

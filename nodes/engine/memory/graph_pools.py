@@ -58,5 +58,5 @@ def private_pool_bytes(index: int) -> int:
 
     It keeps one for each capture, and for torch.cuda.MemPool. The walk over all of its blocks takes milliseconds.
     """
-    segments = torch.cuda.memory_snapshot(include_traces=False)
+    segments = torch.cuda.memory_snapshot()
     return sum(part["total_size"] for part in segments if part["device"] == index and tuple(part["segment_pool_id"]) != (0, 0))

@@ -25,7 +25,7 @@ def read_device(uuid: str, *, processes: bool) -> NvmlMemory | str:
 
     handle, version = opened
     try:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle, version)
+        memory = pynvml.nvmlDeviceGetMemoryInfo(handle, *(() if version is None else (version,)))
     except pynvml.NVMLError as error:
         return f"NVML stopped answering ({error}), so the driver's figures come from CUDA and other processes are not told apart."
     try:
@@ -50,7 +50,8 @@ def _open(uuid: str) -> tuple[Any, int | None] | str:
     Kept for the life of the process, so NVML is never shut down.
     """
     try:
-        from pynvml import NVMLError, nvmlDeviceGetHandleByUUID, nvmlDeviceGetMemoryInfo, nvmlInit, nvmlMemory_v2
+        import pynvml
+        from pynvml import NVMLError, nvmlDeviceGetHandleByUUID, nvmlDeviceGetMemoryInfo, nvmlInit
     except ImportError:
         return "Other processes are not told apart: the package nvidia-ml-py is not installed."
     try:
@@ -58,9 +59,11 @@ def _open(uuid: str) -> tuple[Any, int | None] | str:
         handle = nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
     except NVMLError as error:
         return f"Other processes are not told apart: NVML does not work here ({error})."
-    try:
-        # The first version counts what the driver keeps for itself as used; nvidia-smi and CUDA do not.
-        nvmlDeviceGetMemoryInfo(handle, nvmlMemory_v2)
-    except NVMLError:  # a driver before R510
-        return handle, None
-    return handle, nvmlMemory_v2
+    # The first version counts what the driver keeps for itself as used; nvidia-smi and CUDA do not.
+    version = getattr(pynvml, "nvmlMemory_v2", None)  # a package of 2021 has it not
+    if version is not None:
+        try:
+            nvmlDeviceGetMemoryInfo(handle, version)
+        except NVMLError:  # a driver before R510
+            return handle, None
+    return handle, version

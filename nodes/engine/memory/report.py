@@ -47,9 +47,8 @@ def _graph_lines(reading: MemoryReading) -> list[str]:
     if _graphs_gib(reading) < 0.05:
         return []
     graphs = reading.graphs
-    return [
-        f"CUDA graphs: {graphs.own_gib:.1f} GiB in torch (this pack's), {graphs.captured_gib or 0.0:.1f} GiB allocated in captures"
-    ]
+    captured = "" if graphs.captured_gib is None else f", {graphs.captured_gib:.1f} GiB allocated in captures"
+    return [f"CUDA graphs: {graphs.own_gib:.1f} GiB in torch (this pack's){captured}"]
 
 
 def comparison(before: MemoryReading, after: MemoryReading, name: str) -> str:

@@ -141,9 +141,12 @@ class FakeNvml(types.ModuleType):
         assert handle == 1
 
 
-@pytest.mark.parametrize(("is_old", "used_gib"), [(False, 10), (True, 11)])
-def test_nvmls_second_figures_are_taken_where_the_driver_has_them(monkeypatch: pytest.MonkeyPatch, is_old: bool, used_gib: int):
-    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(is_old=is_old))
+@pytest.mark.parametrize(("old", "used_gib"), [("", 10), ("driver", 11), ("package", 11)])
+def test_nvmls_second_figures_are_taken_where_there_are_some(monkeypatch: pytest.MonkeyPatch, old: str, used_gib: int):
+    nvml = FakeNvml(is_old=old == "driver")
+    if old == "package":
+        monkeypatch.delattr(nvml, "nvmlMemory_v2")
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(machine, "INTERVAL_S", 0.001)
     with watch_device(LOOPBACK, H100).watching() as watched:
         while not watched.readings:
