@@ -9,7 +9,6 @@ import sys
 import time
 import uuid
 from collections.abc import Generator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from ..files import write_durably
 NAME = "manifest.jsonl"
 PARTS = "manifest"
 """Folder of a manifest's later lines at a URL, until the batch is finished."""
+PART = re.compile(rf"{PARTS}/([0-9]{{8,}})-[0-9a-f]{{8}}\.jsonl")
 PART_EVERY_S = 10.0
-READS_AT_ONCE = 16
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
@@ -148,7 +147,7 @@ class UrlFolder:
                 f"The output {url} cannot be used ({error.strerror}): see to that, or choose another --output."
             ) from error
         self._root = str(root).rstrip("/")
-        self._sizes: dict[str, int] = {}
+        self._sizes: dict[str, int | None] = {}
         self._made: set[str] = set()
 
     def __str__(self) -> str:
@@ -176,13 +175,11 @@ class UrlFolder:
                 found: dict[str, dict[str, Any]] = self._system.find(self._root, detail=True)
         except OSError as error:
             raise self._unreadable(error) from error
-        self._sizes = {path[len(self._root) + 1 :]: int(entry["size"]) for path, entry in found.items()}
-        return LinesInParts(
-            self, sorted(name for name in self._sizes if name.startswith(f"{PARTS}/") and name.endswith(".jsonl"))
-        )
+        self._sizes = {path[len(self._root) + 1 :]: entry["size"] for path, entry in found.items()}
+        return LinesInParts(self, sorted(filter(PART.fullmatch, self._sizes)))
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file when the manifest was opened: asking a store a million times would take hours."""
+        """Bytes of a file when the manifest was opened, None if unknown: asking a store a million times would take hours."""
         return self._sizes.get(name)
 
     def tidy(self) -> None:
@@ -198,8 +195,17 @@ class UrlFolder:
             data: bytes = self._system.cat_file(self._path(name))
         return data
 
+    def read_all(self, names: list[str]) -> list[bytes]:
+        """Files, together where the file system can: those of SFTP and FTP hang if two threads ask. Raises OSError."""
+        with _os_errors():
+            found: dict[str, bytes] = self._system.cat([self._path(name) for name in names], on_error="raise")
+            return [found[self._path(name)] for name in names]
+
     def write(self, name: str, data: bytes) -> None:
-        """Write a file under a temporary name and rename it, which a store does by a copy that is there whole or not at all."""
+        """Write a file under a temporary name and rename it, which a store does by a copy that is there whole or not at all.
+
+        Raises OSError; FileExistsError for a manifest on a file system that does not replace files.
+        """
         path = self._path(name)
         parent = path.rpartition("/")[0]
         temporary = f"{parent}/.{uuid.uuid4().hex}.tmp"
@@ -208,7 +214,24 @@ class UrlFolder:
                 self._system.makedirs(parent, exist_ok=True)
                 self._made.add(parent)
             self._system.pipe_file(temporary, data)
-            self._system.mv(temporary, path)
+            try:
+                self._system.mv(temporary, path)
+            except OSError as error:
+                if not _is_there(error) or name == NAME:  # whose request is nowhere else
+                    raise
+                self._system.rm_file(path)
+                self._system.mv(temporary, path)
+
+    def remove_parts(self, parts: list[str]) -> None:
+        """Remove these, and their folder if nothing else is in it; raises OSError."""
+        with _os_errors():
+            self._system.invalidate_cache()
+            found = set(self._system.find(self._path(PARTS)))
+        if found == {self._path(name) for name in parts}:
+            self.remove(PARTS)
+        else:  # a second generate's, or somebody's notes
+            for name in parts:
+                self.remove(name)
 
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all that it holds; raises OSError."""
@@ -223,24 +246,24 @@ class UrlFolder:
 
 
 class LinesInParts:
-    """`manifest.jsonl`, and a numbered file of further lines every ten seconds; all become one when the batch is finished.
+    """`manifest.jsonl`, and a numbered file of further lines with the first that is added after ten seconds; all become one when the batch is finished.
 
-    Lines wait for so long: a kill loses them, and their sprites are drawn again.
+    Lines wait for that: a kill loses them, and their sprites are drawn again.
     """
 
     def __init__(self, folder: UrlFolder, parts: list[str]) -> None:
         """Go on after `parts`."""
         self._folder, self._parts = folder, parts
+        self._writer = uuid.uuid4().hex[:8]  # so that a second generate's parts have other names
         self._waiting: list[bytes] = []
         self._written_at = time.monotonic()
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Each line, with the words that name it; raises OSError."""
-        names = (NAME, *self._parts)
-        with ThreadPoolExecutor(READS_AT_ONCE) as pool:
-            for name, data in zip(names, pool.map(self._folder.read, names), strict=True):
-                for number, line in enumerate(data.splitlines(keepends=True), start=1):
-                    yield f"{self._folder}/{name}, line {number}", line
+        names = [NAME, *self._parts]
+        for name, data in zip(names, self._folder.read_all(names), strict=True):
+            for number, line in enumerate(data.splitlines(keepends=True), start=1):
+                yield f"{self._folder}/{name}, line {number}", line
 
     def append(self, line: bytes) -> None:
         """Add a line, and write those that wait if it is time; raises OSError, and then it is not there."""
@@ -254,18 +277,25 @@ class LinesInParts:
 
     def _write(self) -> None:
         if self._waiting:
-            number = int(Path(self._parts[-1]).stem) + 1 if self._parts else 1
-            self._folder.write(f"{PARTS}/{number:08}.jsonl", b"".join(self._waiting))
-            self._parts.append(f"{PARTS}/{number:08}.jsonl")
+            last = PART.fullmatch(self._parts[-1]) if self._parts else None
+            name = f"{PARTS}/{int(last[1]) + 1 if last else 1:08}-{self._writer}.jsonl"
+            self._folder.write(name, b"".join(self._waiting))
+            self._parts.append(name)
             self._waiting.clear()
         self._written_at = time.monotonic()
 
     def close(self, is_finished: bool) -> None:
-        """Write what waits, and make one file of all if the batch is finished; raises OSError."""
+        """Write what waits, and make one file of all if the batch is finished; raises OSError.
+
+        The parts stay where the file system does not replace a file: some say so, WebHDFS does not.
+        """
         self._write()
         if is_finished and self._parts:
-            self._folder.write(NAME, b"".join(dict.fromkeys(line for _, line in self.read())))  # once, also after a kill here
-            self._folder.remove(PARTS)
+            whole = b"".join(dict.fromkeys(line for _, line in self.read()))  # once, also after a kill here
+            with contextlib.suppress(FileExistsError):
+                self._folder.write(NAME, whole)
+            if self._folder.read(NAME) == whole:
+                self._folder.remove_parts(self._parts)
 
 
 Folder = LocalFolder | UrlFolder
@@ -283,4 +313,10 @@ def _os_errors() -> Generator[None]:
     try:
         yield
     except Exception as error:
-        raise OSError(errno.EIO, " ".join(str(error).split()) or type(error).__name__) from error
+        number = errno.EEXIST if _is_there(error) else errno.EIO
+        raise OSError(number, " ".join(str(error).split()) or type(error).__name__) from error
+
+
+def _is_there(error: Exception) -> bool:
+    """Whether a file could not be written because there is one: SMB's error has the number, but not the class."""
+    return isinstance(error, FileExistsError) or (isinstance(error, OSError) and error.errno == errno.EEXIST)

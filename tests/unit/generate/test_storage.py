@@ -1,7 +1,10 @@
 """A batch at a URL: the same files and lines as in a folder, on file systems that can neither append nor lock."""
 
+import errno
 import json
+import re
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -62,7 +65,7 @@ def test_a_finished_batch_is_that_of_a_folder(url: str, tmp_path: Path):
 def test_a_stop_keeps_every_line(url: str):
     with Manifest.create(url, REQUEST) as manifest:
         add(manifest, 0, 1, 2)
-    assert f"{storage.PARTS}/00000001.jsonl" in files(url)
+    assert [name for name in files(url) if re.fullmatch(r"manifest/00000001-[0-9a-f]{8}\.jsonl", name)]
     with Manifest.resume(url) as manifest:
         assert manifest.request == REQUEST
         assert missing(manifest) == [3, 4, 5, 6, 7, 8, 9]
@@ -155,10 +158,85 @@ def test_a_damaged_part_is_named(url: str):
     with Manifest.create(url, REQUEST) as manifest:
         add(manifest, 0, 1)
     system, root = fsspec.core.url_to_fs(url)
-    path = f"{root}/{storage.PARTS}/00000001.jsonl"
+    (path,) = system.find(f"{root}/{storage.PARTS}")
     system.pipe_file(path, system.cat_file(path).splitlines(keepends=True)[0] + b"{\n")
-    with pytest.raises(ManifestError, match=rf"{url}/{storage.PARTS}/00000001\.jsonl, line 2 is damaged"):
+    with pytest.raises(ManifestError, match=rf"{url}/{storage.PARTS}/00000001-\w+\.jsonl, line 2 is damaged"):
         Manifest.resume(url)
+
+
+def test_only_one_thread_asks_the_store(url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(storage, "PART_EVERY_S", 0.0)
+    with Manifest.create(url, REQUEST) as manifest:
+        add(manifest, *range(9))
+    system: Any = manifest.folder._system  # type: ignore[union-attr] - a UrlFolder
+    cat_file, threads = system.cat_file, set[int]()
+
+    def note(*given: Any, **named: Any) -> bytes:
+        threads.add(threading.get_ident())
+        return cat_file(*given, **named)
+
+    monkeypatch.setattr(system, "cat_file", note)  # fsspec has one file system for each address
+    with Manifest.resume(url) as manifest:
+        assert missing(manifest) == [9]
+    assert threads == {threading.get_ident()}  # SFTP and FTP hang otherwise
+
+
+@pytest.mark.parametrize("error", [None, FileExistsError("it is there"), OSError(errno.EEXIST, "it is there")])
+def test_a_store_that_does_not_replace_files_keeps_the_parts(url: str, error: OSError | None, monkeypatch: pytest.MonkeyPatch):
+    manifest = Manifest.create(url, REQUEST)
+    system: Any = manifest.folder._system  # type: ignore[union-attr] - a UrlFolder
+    mv = system.mv
+
+    def keep(source: str, target: str) -> None:
+        if not system.exists(target):
+            mv(source, target)
+        elif error is not None:
+            raise error
+
+    monkeypatch.setattr(system, "mv", keep)
+    manifest.folder.write("00001_sword_40.png", b"half a pict")
+    with manifest:
+        add(manifest, *range(10))
+    assert len(files(url)[NAME].splitlines()) == 1
+    assert any(storage.PART.fullmatch(name) for name in files(url))
+    with Manifest.resume(url) as manifest:
+        assert missing(manifest) == ([0] if error is None else [])
+
+
+def test_a_second_writer_loses_no_lines(url: str):
+    with Manifest.create(url, REQUEST) as first, Manifest.resume(url) as second:
+        add(first, 0, 1)
+        add(second, 2, 3)
+    with Manifest.resume(url) as first:
+        assert missing(first) == [4, 5, 6, 7, 8, 9]
+        second = Manifest.resume(url)
+        add(second, 4)
+        second._lines.close(is_finished=False)
+        add(first, *range(4, 10))
+    assert [name for name in files(url) if storage.PART.fullmatch(name)] == [f"manifest/00000002-{second._lines._writer}.jsonl"]  # type: ignore[union-attr]
+    with Manifest.resume(url) as manifest:
+        assert missing(manifest) == []
+    assert len(files(url)) == 11
+
+
+def test_other_files_among_the_parts_are_left_alone(url: str):
+    with Manifest.create(url, REQUEST) as manifest:
+        add(manifest, 0)
+    system, root = fsspec.core.url_to_fs(url)
+    system.pipe_file(f"{root}/{storage.PARTS}/notes.jsonl", b"mine")
+    with Manifest.resume(url) as manifest:
+        add(manifest, *missing(manifest))
+    assert [name for name in files(url) if name.startswith(f"{storage.PARTS}/")] == [f"{storage.PARTS}/notes.jsonl"]
+    assert len(files(url)[NAME].splitlines()) == 11
+
+
+def test_a_file_of_unknown_size_is_drawn_again(url: str, monkeypatch: pytest.MonkeyPatch):
+    with Manifest.create(url, REQUEST) as manifest:
+        add(manifest, 0)
+    system: Any = manifest.folder._system  # type: ignore[union-attr] - a UrlFolder
+    find = system.find
+    monkeypatch.setattr(system, "find", lambda path, **how: {name: {"size": None} for name in find(path, **how)})
+    assert missing(Manifest.resume(url)) == list(range(10))
 
 
 def test_a_store_that_fails_is_one_sentence(url: str, monkeypatch: pytest.MonkeyPatch):
