@@ -175,7 +175,10 @@ class UrlFolder:
                 found: dict[str, dict[str, Any]] = self._system.find(self._root, detail=True)
         except OSError as error:
             raise self._unreadable(error) from error
-        self._sizes = {path[len(self._root) + 1 :]: entry["size"] for path, entry in found.items()}
+        self._sizes = {}
+        for path, entry in found.items():
+            size = entry["size"]  # a string from an FTP server without MLSD
+            self._sizes[path[len(self._root) + 1 :]] = None if size is None else int(size)
         return LinesInParts(self, sorted(filter(PART.fullmatch, self._sizes)))
 
     def size(self, name: str) -> int | None:

@@ -230,13 +230,16 @@ def test_other_files_among_the_parts_are_left_alone(url: str):
     assert len(files(url)[NAME].splitlines()) == 11
 
 
-def test_a_file_of_unknown_size_is_drawn_again(url: str, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("size", "first"), [(None, 0), ("9", 1), ("8", 0)])
+def test_a_file_of_another_or_unknown_size_is_drawn_again(
+    url: str, size: str | None, first: int, monkeypatch: pytest.MonkeyPatch
+):
     with Manifest.create(url, REQUEST) as manifest:
         add(manifest, 0)
     system: Any = manifest.folder._system  # type: ignore[union-attr] - a UrlFolder
     find = system.find
-    monkeypatch.setattr(system, "find", lambda path, **how: {name: {"size": None} for name in find(path, **how)})
-    assert missing(Manifest.resume(url)) == list(range(10))
+    monkeypatch.setattr(system, "find", lambda path, **how: {name: {"size": size} for name in find(path, **how)})
+    assert missing(Manifest.resume(url)) == list(range(first, 10))
 
 
 def test_a_store_that_fails_is_one_sentence(url: str, monkeypatch: pytest.MonkeyPatch):
