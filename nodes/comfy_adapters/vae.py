@@ -126,6 +126,11 @@ def with_decode(vae: Any, decode: Callable[..., torch.Tensor], unloaded: Callabl
     return copied
 
 
+def decode(vae: Any, samples: torch.Tensor) -> torch.Tensor:
+    """Decode as this VAE does, whatever node has replaced that."""
+    return vae.decode(samples, vae_options={})
+
+
 def core_decode(vae: Any, samples: torch.Tensor, vae_options: dict[str, Any]) -> torch.Tensor:
     """Decode as ComfyUI does."""
     return _stock_class(vae).decode(vae, samples, vae_options=vae_options)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.comfy.optimized import package
 from tests.comfy.test_batch_sprite_sampler import Bench, assert_same_pictures
 from tests.comfy.test_memory_probe import queue
 
@@ -227,6 +228,18 @@ def test_stream_saves_what_was_drawn_before_the_rest_is_drawn(save, output, benc
         assert np.array_equal(np.asarray(Image.open(output / entry["filename"])), expected)
     assert json.loads(Image.open(output / "s00013_13.png").info["fast_sprites"])["index"] == 12
     assert "saves them while they are drawn" in result.args[0].message
+
+
+def test_an_optimized_vae_decodes_the_stream(save, pack_nodes, bench, vae, monkeypatch):
+    decoders = package(pack_nodes, "engine.vae.run_decode").SpriteDecoder
+    decode, decoded = decoders.__call__, []
+    monkeypatch.setattr(decoders, "__call__", lambda *args: decoded.append(len(args[2])) or decode(*args))
+    node = pack_nodes["OptimizeVAE"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
+    optimized = node.execute(vae, precision="auto", channels_last="on", pictures_per_pass=0).args[0]
+    stream = bench.run(count=3, micro_batch=2, steps=1, sampler_name="euler", draw="while saving")[3]
+    with torch.inference_mode():
+        save(None, sprites=stream, vae=optimized)
+    assert decoded == [2, 1]
 
 
 def test_stream_never_holds_all_pictures(save, output, bench, vae):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...comfy_adapters import folders, saving
-from ...comfy_adapters.vae import core_decode as decode
+from ...comfy_adapters.vae import decode
 from ..errors import BadInputError, PackError
 from .file_names import FORMATS, publish, sprite_name
 from .png import deflate, encode_png
@@ -108,7 +108,7 @@ def save_stream(stream: SpriteStream, vae: Any, request: SavingRequest) -> Saved
     with _Writer(count, stream.height, stream.width, request) as writer:
         for latents in stream.micro_batches(request.node_id):
             for few in latents.split(_PICTURES_PER_DECODE):
-                for picture in decode(vae, few, {}):
+                for picture in decode(vae, few):
                     writer.add(picture)
     saved = writer.saved()
     return SavedSprites(saved.ui_images, f"{stream.report()}\n{saved.report}")
