@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from ...engine.memory.nvml import memory_info
 from .record import DeviceSample
 
 GIB = 1024**3
@@ -136,21 +137,13 @@ class Nvml:
             "driver": lambda: nvml.nvmlSystemGetDriverVersion(),
             "power_limit_w": lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000,
             "max_sm_clock_mhz": lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM),
-            "total_gib": lambda: round(self._memory().total / GIB, 2),
+            "total_gib": lambda: round(memory_info(nvml, handle).total / GIB, 2),
         }
         found: dict[str, Any] = {"read_by": "NVML"}
         for name, read in values.items():
             with contextlib.suppress(nvml.NVMLError):  # not every card tells everything
                 found[name] = read()
         return found
-
-    def _memory(self) -> Any:
-        version = getattr(self._nvml, "nvmlMemory_v2", None)  # a package of 2021 has it not
-        if version is not None:
-            # The first version counts what the driver keeps for itself as used; nvidia-smi does not.
-            with contextlib.suppress(self._nvml.NVMLError):  # a driver before R510
-                return self._nvml.nvmlDeviceGetMemoryInfo(self._handle, version)
-        return self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
 
     def read(self) -> Reading | None:
         """The card now."""
@@ -160,7 +153,7 @@ class Nvml:
                 nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
                 nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
                 nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                self._memory().used / GIB,
+                memory_info(nvml, handle).used / GIB,
                 nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
                 len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)),
             )

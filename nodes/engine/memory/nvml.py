@@ -1,5 +1,6 @@
 """The driver's view of an NVIDIA card through NVML, if the nvidia-ml-py package and the library are there."""
 
+import contextlib
 import functools
 import os
 from dataclasses import dataclass
@@ -18,14 +19,13 @@ class NvmlMemory:
 
 def read_device(uuid: str, *, processes: bool) -> NvmlMemory | str:
     """Read the card with torch's `uuid`, its `processes` too if wanted, or return a sentence that says why NVML cannot."""
-    opened = _open(uuid)
-    if isinstance(opened, str):
-        return opened
+    handle = _open(uuid)
+    if isinstance(handle, str):
+        return handle
     import pynvml
 
-    handle, version = opened
     try:
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle, *(() if version is None else (version,)))
+        memory = memory_info(pynvml, handle)
     except pynvml.NVMLError as error:
         return f"NVML stopped answering ({error}), so the driver's figures come from CUDA and other processes are not told apart."
     try:
@@ -33,6 +33,16 @@ def read_device(uuid: str, *, processes: bool) -> NvmlMemory | str:
     except pynvml.NVMLError:  # not supported on this card or not allowed to this user
         running = []
     return NvmlMemory(int(memory.used), int(memory.total), _other_processes(running))
+
+
+def memory_info(pynvml: Any, handle: Any) -> Any:
+    """What NVML says of the memory of the card with this handle, `used` and `total` in bytes; raises NVMLError."""
+    # The first version counts what the driver keeps for itself as used; nvidia-smi and CUDA do not.
+    version = getattr(pynvml, "nvmlMemory_v2", None)  # a package of 2021 has it not
+    if version is not None:
+        with contextlib.suppress(pynvml.NVMLError):  # a driver before R510
+            return pynvml.nvmlDeviceGetMemoryInfo(handle, version)
+    return pynvml.nvmlDeviceGetMemoryInfo(handle)
 
 
 def _other_processes(processes: list[Any]) -> int | None:
@@ -44,26 +54,17 @@ def _other_processes(processes: list[Any]) -> int | None:
 
 
 @functools.cache
-def _open(uuid: str) -> tuple[Any, int | None] | str:
-    """Return NVML's handle of the card and the version of its memory figures, or a sentence.
+def _open(uuid: str) -> Any:
+    """Return NVML's handle of the card, or a sentence that says why there is none.
 
     Kept for the life of the process, so NVML is never shut down.
     """
     try:
-        import pynvml
-        from pynvml import NVMLError, nvmlDeviceGetHandleByUUID, nvmlDeviceGetMemoryInfo, nvmlInit
+        from pynvml import NVMLError, nvmlDeviceGetHandleByUUID, nvmlInit
     except ImportError:
         return "Other processes are not told apart: the package nvidia-ml-py is not installed."
     try:
         nvmlInit()
-        handle = nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
+        return nvmlDeviceGetHandleByUUID(uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}")
     except NVMLError as error:
         return f"Other processes are not told apart: NVML does not work here ({error})."
-    # The first version counts what the driver keeps for itself as used; nvidia-smi and CUDA do not.
-    version = getattr(pynvml, "nvmlMemory_v2", None)  # a package of 2021 has it not
-    if version is not None:
-        try:
-            nvmlDeviceGetMemoryInfo(handle, version)
-        except NVMLError:  # a driver before R510
-            return handle, None
-    return handle, version
