@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from ..lora_keys import LORA_KEYS
+
 STEPS = 4
 # fp32 on the CPU: 5e-6 to 7e-6 a step; the samplers feed a step's rounding into the next, 1e-5 to 1.5e-4 after four.
 TOLERANCE = 2e-4
@@ -69,14 +71,6 @@ class Watch:
         monkeypatch.setattr(forward, "__call__", counted)
 
 
-LORA_KEYS = (
-    "attn1.to_q.weight",
-    "attn2.to_k.weight",
-    "ff.net.0.proj.weight",
-    "in_layers.2.weight",
-    "emb_layers.1.bias",
-    "skip_connection.weight",
-)
 # What the engine copies: these stay at their addresses in the engine though ComfyUI on a CPU puts patched weights elsewhere.
 COPIED_LORA_KEYS = ("in_layers.2.weight", "emb_layers.1.bias")
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from .optimized import COPIED_LORA_KEYS, LORA_KEYS, TOLERANCE, check_equal, optimize, package, relative_error, sample, with_lora
+from ..lora_keys import LORA_KEYS
+from .optimized import COPIED_LORA_KEYS, TOLERANCE, check_equal, optimize, package, relative_error, sample, with_lora
 
 CAPTURED = 2  # a graph of keys and values, and one of the rest
 STRENGTHS = (1.0, -0.5, 0.7)

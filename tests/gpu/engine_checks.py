@@ -15,6 +15,7 @@ from fast_sprites.nodes.engine.model.apply_model_plan import apply_model_plan
 from fast_sprites.nodes.engine.model.plan import ModelPlan
 from fast_sprites.nodes.engine.unet import forward, graphs
 from fast_sprites.nodes.optimize_model import OptimizeModel
+from fast_sprites.tests.lora_keys import LORA_KEYS
 
 comfy_nodes: Any = importlib.import_module("nodes")  # ComfyUI's nodes.py, not this pack's folder
 ON_CPU = os.environ.get("FAST_SPRITES_GPU_TESTS_ON_CPU") == "1"
@@ -175,16 +176,6 @@ def check_patched(watch: Watch, ours: Any, stock: Any, conds: Any, **options: An
     error = relative_error(sample(ours, conds, **options), expected)
     assert error < TOLERANCE, f"relative error {error:.1e}"
     assert (watch.engine, watch.captures, watch.stock) == (STEPS, 0, 0)
-
-
-LORA_KEYS = (
-    "attn1.to_q.weight",
-    "attn2.to_k.weight",
-    "ff.net.0.proj.weight",
-    "in_layers.2.weight",
-    "emb_layers.1.bias",
-    "skip_connection.weight",
-)
 
 
 def with_lora(model: Any, strength: float, seed: int = 5, keys: tuple[str, ...] = LORA_KEYS, rank: int = 4) -> Any:

@@ -10,8 +10,8 @@ from .conftest import NODES, WHY_NOT
 if NODES is None:
     pytest.skip(WHY_NOT, allow_module_level=True)
 
+from ..lora_keys import LORA_KEYS
 from .engine_checks import (
-    LORA_KEYS,
     ON_CPU,
     STEPS,
     TOLERANCE,

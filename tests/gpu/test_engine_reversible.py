@@ -15,9 +15,9 @@ if NODES is None:
 import comfy.model_management
 from comfy.model_management import InterruptProcessingException
 
+from ..lora_keys import LORA_KEYS
 from .engine_checks import (
     DEVICE,
-    LORA_KEYS,
     ON_CPU,
     TOLERANCE,
     StopError,
