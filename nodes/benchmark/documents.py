@@ -6,7 +6,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, NoReturn, cast, get_args, get_origin
 
-from ..engine.errors import BadInputError
+from ..engine.errors import BadInputError, PackError
 
 MAX_BYTES = 64 * 1024 * 1024
 """Of a file: a workflow has some kilobytes, the longest record of a benchmark a few megabytes."""
@@ -38,6 +38,16 @@ def read_json(path: Path) -> Any:
     return parse_json(data.decode("utf-8-sig"))
 
 
+def read_document(path: Path, name: str, advice: str, refusal: type[PackError]) -> Any:
+    """The document in the file that the user calls `name`; raises `refusal` with one sentence if it cannot be read or is no JSON."""
+    try:
+        return read_json(path)
+    except OSError as error:
+        raise refusal(f"{name} cannot be read ({error.strerror}): {advice}.") from error
+    except ValueError as error:
+        raise refusal(f"{name} is no JSON ({error}): {advice}.") from error
+
+
 def fits(value: Any, wanted: Any) -> bool:
     """Whether a value of JSON is of an annotated type: a class, Any, a union with |, a list or a dict of them."""
     kind, arguments = get_origin(wanted) or wanted, get_args(wanted)
@@ -62,12 +72,7 @@ def is_graph(content: Any) -> bool:
 
 def read_workflow(path: Path) -> dict[str, dict[str, Any]]:
     """The graph in an API-format file; raises BadInputError for anything else."""
-    try:
-        graph: Any = read_json(path)
-    except OSError as error:
-        raise BadInputError(f"The workflow {path} cannot be read ({error.strerror}): name a file in API format.") from error
-    except ValueError as error:
-        raise BadInputError(f"The workflow {path} is no JSON ({error}): name a file in API format.") from error
+    graph = read_document(path, f"The workflow {path}", "name a file in API format", BadInputError)
     if fits(graph, dict[str, Any]) and isinstance(graph.get("nodes"), list):
         raise BadInputError(f"The workflow {path} is in the page's format: save it with File > Export (API) and name that file.")
     if not graph or not is_graph(graph):

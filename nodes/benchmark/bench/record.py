@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, get_type_hints
 
 from ...engine.errors import PackError
-from ..documents import fits, read_json
+from ..documents import fits, read_document
 from ..files import write_durably
 
 SCHEMA = "fast-sprites-bench"
@@ -160,12 +160,7 @@ def without_folder(argument: str) -> str:
 
 def read_record(path: Path) -> Record:
     """The record in a file; raises RecordError with one sentence."""
-    try:
-        content: Any = read_json(path)
-    except OSError as error:
-        raise RecordError(f"{path} cannot be read ({error.strerror}): name a record that `fast-sprites bench` wrote.") from error
-    except ValueError as error:
-        raise RecordError(f"{path} is no JSON ({error}): name a record that `fast-sprites bench` wrote.") from error
+    content = read_document(path, str(path), "name a record that `fast-sprites bench` wrote", RecordError)
     fields = cast(dict[str, Any], content) if isinstance(content, dict) else {}
     if fields.pop("schema", None) != SCHEMA:
         raise RecordError(f"{path} is no benchmark record: name a JSON file that `fast-sprites bench` wrote.")
