@@ -124,10 +124,11 @@ class _Writer:
         self._output = Path(saving.output_folder())
         self._free = BoundedSemaphore(_MAX_WAITING)
         self._futures: list[Future[tuple[Path, bool]]] = []
-        self._has_workflow = False
         self._names = [self._name(i).rpartition("/") for i in range(count)]
         for subfolder in {subfolder for subfolder, _, _ in self._names}:
             _prepare(self._output, subfolder)
+        workflow = (request.extra_pnginfo or {}).get("workflow")
+        self._page_graph = workflow if is_page_graph(workflow) else None
         self._started = time.perf_counter()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="fast-sprites-save")
 
@@ -143,8 +144,7 @@ class _Writer:
         self._raise_refusal()
         i = len(self._futures)
         subfolder, _, stem = self._names[i]
-        texts = _texts(i, self._request)
-        self._has_workflow = "workflow" in texts
+        texts = _texts(i, self._request, self._page_graph)
         future = self._pool.submit(_save, picture, self._output / subfolder, stem, texts, self._request.file_format)
         future.add_done_callback(lambda _: self._free.release())
         self._futures.append(future)
@@ -195,7 +195,7 @@ class _Writer:
 
     def _unopened(self) -> str:
         """A line on a workflow that ComfyUI's page cannot open from the files; empty if there is none."""
-        if not self._has_workflow or is_page_graph((self._request.extra_pnginfo or {})["workflow"]):
+        if self._page_graph is not None or "workflow" not in folders.workflow_texts(None, self._request.extra_pnginfo):
             return ""
         return (
             "The workflow that the client sent for the files' metadata is no graph of ComfyUI's page and was saved as it came; send what "
@@ -237,15 +237,16 @@ def _prepare(output: Path, subfolder: str) -> None:
         raise PackError(f"{folder} cannot be made: {error}; change filename or the rights of that folder.") from error
 
 
-def _texts(i: int, request: SavingRequest) -> dict[str, str]:
+def _texts(i: int, request: SavingRequest, page_graph: Mapping[str, Any] | None) -> dict[str, str]:
+    """The metadata of sprite `i`; `page_graph` is the workflow beside the prompt if ComfyUI's page can open it."""
     index = request.first_index - 1 + i
     seed = None if request.seeds is None else request.seeds[i]
     sprite_prompt = None if request.prompts is None else request.prompts[i]
     line = None if sprite_prompt is None else sprite_prompt.line
     edits = single_sprite_edits(request.prompt or {}, request.node_id, index + 1, seed, line)
     extra = dict(request.extra_pnginfo or {})
-    if is_page_graph(extra.get("workflow")):
-        extra["workflow"] = edit_workflow(extra["workflow"], edits)
+    if page_graph is not None:
+        extra["workflow"] = edit_workflow(page_graph, edits)
     texts = folders.workflow_texts(None if request.prompt is None else edit_prompt(request.prompt, edits), extra)
     if texts:  # empty with --disable-metadata
         own = {"index": index, "seed": seed, "prompt": None if sprite_prompt is None else sprite_prompt.text}
