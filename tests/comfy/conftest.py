@@ -76,6 +76,17 @@ def conds(tiny_sdxl: LoadedCheckpoint) -> tuple[Any, Any]:
 
 
 @pytest.fixture
+def output(comfyui: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own that ComfyUI saves to."""
+    import folder_paths
+
+    folder = tmp_path / "output"
+    folder.mkdir()
+    monkeypatch.setattr(folder_paths, "output_directory", str(folder))
+    return folder
+
+
+@pytest.fixture
 def watch(pack_nodes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Counts the forwards that the engine runs itself."""
     from .optimized import Watch

@@ -1,6 +1,5 @@
 """SaveSprites in a real ComfyUI: files, names, metadata and what the metadata draws."""
 
-import copy
 import json
 import time
 import weakref
@@ -14,7 +13,6 @@ from PIL import Image
 
 from tests.comfy.optimized import package
 from tests.comfy.test_batch_sprite_sampler import Bench, assert_same_pictures
-from tests.comfy.test_memory_probe import queue
 
 SAMPLER_INPUTS = {
     "count": 4, "width": 64, "height": 64, "seed": 11, "seed_mode": "random", "steps": 4, "cfg": 5.0, "sampler_name": "euler_ancestral",
@@ -32,16 +30,6 @@ GRAPH = {
     },
     "9": {"class_type": "SaveSprites", "inputs": {"images": ["8", 0], "seeds": ["3", 1], "prompts": ["2", 2]}},
 }
-
-
-@pytest.fixture
-def output(comfyui, tmp_path, monkeypatch) -> Path:
-    import folder_paths
-
-    folder = tmp_path / "output"
-    folder.mkdir()
-    monkeypatch.setattr(folder_paths, "output_directory", str(folder))
-    return folder
 
 
 @pytest.fixture
@@ -287,14 +275,26 @@ def test_finished_sprites_stay_when_the_drawing_breaks_off(save, output, bench, 
     model = bench.model.clone()
     model.set_model_unet_function_wrapper(fail_in_the_third_micro_batch)
     stream = bench.run(model=model, count=6, micro_batch=2, draw="while saving")[3]
+    counted = CountedVae(vae, output)
     with torch.inference_mode():
         with pytest.raises(ValueError, match="broken"):
-            save(None, "s%index%", sprites=stream, vae=vae)
+            save(None, "s%index%", sprites=stream, vae=counted)
         assert sorted(path.name for path in output.iterdir()) == [f"s0000{n}.png" for n in (1, 2, 3, 4)]
-        # The finished ones are not drawn again.
-        save(None, "again%index%", sprites=stream, vae=vae)
-    assert len(calls) == 2 * bench.steps + 2 + bench.steps
-    assert len(list(output.glob("again*.png"))) == 6
+        (output / "s00002.png").unlink()
+        before = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+        again = save(None, "s%index%", sprites=stream, vae=counted)
+        # The finished ones are not drawn again, and those on disk neither decoded nor saved.
+        assert len(calls) == 2 * bench.steps + 2 + bench.steps
+        assert counted.pictures == [2, 2, 1, 2]
+        assert [entry["filename"] for entry in again.ui["images"]] == [f"s0000{n}.png" for n in range(1, 7)]
+        assert {path.name: path.stat().st_mtime_ns for path in output.iterdir()}.items() > before.items()
+        assert "6 sprites saved in " in again.args[1]
+        assert ", 3 of them before the last run was broken off\n" in again.args[1]
+        # Another name, and a batch that came to its end, are saved whole.
+        for filename in ("other%index%", "s%index%"):
+            save(None, filename, sprites=stream, vae=counted)
+    assert len(list(output.glob("other*.png"))) == 6
+    assert len(list(output.glob("s*_2.png"))) == 6
 
 
 @pytest.mark.parametrize(
@@ -329,32 +329,6 @@ def test_bad_input_is_refused_before_anything_is_drawn(save, output, bench, inpu
     with pytest.raises(ValueError, match=sentence):
         save(**{"images": None, **inputs})
     assert not list(output.rglob("*.png"))
-
-
-@pytest.mark.parametrize("draw", ["now", "while saving"])
-def test_file_queued_again_gives_that_sprite(comfyui, pack_nodes, tiny_checkpoint, output, monkeypatch, draw):
-    """The whole way through ComfyUI's validation and executor, as a browser queues it."""
-    import folder_paths
-
-    monkeypatch.setattr(folder_paths, "get_full_path_or_raise", lambda kind, name: str(tiny_checkpoint))
-    monkeypatch.setattr(folder_paths, "get_filename_list", lambda kind: [tiny_checkpoint.name])
-    graph = copy.deepcopy(GRAPH)
-    graph["1"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": tiny_checkpoint.name}}
-    graph["3"]["inputs"]["count"] = ["2", 3]
-    graph["8"] = {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["1", 2]}}
-    graph["9"]["inputs"] |= {"filename": "whole_%index%", "format": "png", "first_index": 1}
-    if draw == "while saving":
-        del graph["8"], graph["9"]["inputs"]["images"], graph["9"]["inputs"]["seeds"]
-        graph["3"]["inputs"]["draw"] = draw
-        graph["9"]["inputs"] |= {"sprites": ["3", 3], "vae": ["1", 2]}
-    queue(graph)
-    batch = sorted(output.glob("whole_*.png"))
-    assert [path.name for path in batch] == [f"whole_0000{n}.png" for n in (1, 2, 3, 4)]
-    restored = json.loads(Image.open(batch[2]).info["prompt"])
-    restored["9"]["inputs"]["filename"] = "alone"
-    queue(restored)
-    difference = np.asarray(Image.open(output / "alone.png")).astype(int) - np.asarray(Image.open(batch[2])).astype(int)
-    assert np.abs(difference).max() <= 1  # a value that lies between two bytes may fall on either side
 
 
 FOREIGN = "is no graph of ComfyUI's page and was saved as it came"

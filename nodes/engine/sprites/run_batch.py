@@ -1,7 +1,7 @@
 """Draw the sprites of BatchSpriteSampler in micro-batches, through ComfyUI's samplers."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +95,8 @@ class SpriteStream:
         self._plan: MicroBatchPlan | None = None
         self._notes: list[str] = []
         self._seconds = 0.0
+        self.half_saved: dict[Hashable, dict[int, Any]] = {}
+        """The files of savings that were broken off: by what was asked for, and by the sprite's number."""
         self.seeds = run.seeds
         self.height, self.width = (8 * side for side in run.samples.shape[-2:])
         """Pixels of a sprite."""

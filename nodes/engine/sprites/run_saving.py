@@ -49,6 +49,15 @@ class SavedSprites:
 
 
 @dataclass(frozen=True)
+class _File:
+    """A sprite on disk."""
+
+    path: Path
+    is_finite: bool
+    """Whether its picture held numbers alone."""
+
+
+@dataclass(frozen=True)
 class SavingRequest:
     """The widgets and side inputs of SaveSprites, and the graph that it stands in."""
 
@@ -88,42 +97,52 @@ def save_images(images: torch.Tensor, request: SavingRequest) -> SavedSprites:
     """
     count, height, width, channels = images.shape
     _check(count, height, width, channels, request)
-    with _Writer(count, height, width, request) as writer:
-        for picture in images:
-            writer.add(picture)
+    with _Writer(count, height, width, request, {}) as writer:
+        for i, picture in enumerate(images):
+            writer.add(i, picture)
     return writer.saved()
 
 
 def save_stream(stream: SpriteStream, vae: Any, request: SavingRequest) -> SavedSprites:
     """Draw, decode and write the sprites of `stream`, a micro-batch at a time; those that are finished are on disk whatever happens next.
 
-    Files are encoded in threads while the next pictures are drawn and decoded. Raises what save_images raises, before anything is drawn
-    where it can be known, and what drawing raises.
+    Files are encoded in threads while the next pictures are drawn and decoded. A run after one that was broken off saves what is missing.
+    Raises what save_images raises, before anything is drawn where it can be known, and what drawing raises.
     """
     if vae is None:
         raise BadInputError("sprites is connected without a vae, which must decode them; connect the checkpoint's VAE.")
     request = replace(request, seeds=stream.seeds)
     count = len(stream.seeds)
     _check(count, stream.height, stream.width, 3, request)
-    with _Writer(count, stream.height, stream.width, request) as writer:
+    # Whatever else stands in the graph and in its metadata, these make the same files.
+    same = (vae, replace(request, prompts=tuple(request.prompts or ()), prompt=None, extra_pnginfo=None))
+    files = stream.half_saved[same] = {i: file for i, file in stream.half_saved.get(same, {}).items() if file.path.is_file()}
+    with _Writer(count, stream.height, stream.width, request, files) as writer:
+        first = 0
         for latents in stream.micro_batches(request.node_id):
             for few in latents.split(_PICTURES_PER_DECODE):
-                for picture in decode(vae, few):
-                    writer.add(picture)
+                rows = [row for row in range(len(few)) if first + row not in files]
+                if rows:
+                    for row, picture in zip(rows, decode(vae, few[rows]), strict=True):
+                        writer.add(first + row, picture)
+                first += len(few)
     saved = writer.saved()
+    del stream.half_saved[same]
     return SavedSprites(saved.ui_images, f"{stream.report()}\n{saved.report}")
 
 
 class _Writer:
-    """Encodes and writes pictures in threads, in the order of the sprites; few wait at a time, so that memory stays bounded."""
+    """Encodes and writes pictures in threads; few wait at a time, so that memory stays bounded."""
 
-    def __init__(self, count: int, height: int, width: int, request: SavingRequest) -> None:
-        """Make the folders; raises BadInputError for a name that leaves the output folder."""
+    def __init__(self, count: int, height: int, width: int, request: SavingRequest, files: dict[int, _File]) -> None:
+        """Make the folders; raises BadInputError for a name that leaves the output folder. `files` are there, and those written join."""
         self._request = request
         self._count, self._size = count, (width, height)
         self._output = Path(saving.output_folder())
         self._free = BoundedSemaphore(_MAX_WAITING)
-        self._futures: list[Future[tuple[Path, bool]]] = []
+        self._files = files
+        self._num_before = len(files)
+        self._futures: list[Future[None]] = []
         self._names = [self._name(i).rpartition("/") for i in range(count)]
         for subfolder in {subfolder for subfolder, _, _ in self._names}:
             _prepare(self._output, subfolder)
@@ -138,16 +157,17 @@ class _Writer:
         line = None if request.prompts is None else request.prompts[i].line
         return sprite_name(request.pattern, request.first_index - 1 + i, seed, line, *self._size)
 
-    def add(self, picture: torch.Tensor) -> None:
-        """Save the next sprite's picture [H, W, C]; waits while many are unsaved. Raises PackError if the disk has refused one."""
+    def add(self, i: int, picture: torch.Tensor) -> None:
+        """Save the picture [H, W, C] of sprite `i`; waits while many are unsaved. Raises PackError if the disk has refused one."""
         self._free.acquire()
         self._raise_refusal()
-        i = len(self._futures)
-        subfolder, _, stem = self._names[i]
-        texts = _texts(i, self._request, self._page_graph)
-        future = self._pool.submit(_save, picture, self._output / subfolder, stem, texts, self._request.file_format)
+        future = self._pool.submit(self._save, i, picture, _texts(i, self._request, self._page_graph))
         future.add_done_callback(lambda _: self._free.release())
         self._futures.append(future)
+
+    def _save(self, i: int, picture: torch.Tensor, texts: dict[str, str]) -> None:
+        subfolder, _, stem = self._names[i]
+        self._files[i] = _save(picture, self._output / subfolder, stem, texts, self._request.file_format)
 
     def __enter__(self) -> "_Writer":
         return self
@@ -162,29 +182,28 @@ class _Writer:
             raise errors[0]
         if refused:
             self._pool.shutdown()
-            saved = sum(future.exception() is None for future in self._futures)
             raise PackError(
-                f"Only {saved} of {self._count} sprites could be saved to {self._output / self._names[0][0]}: {refused[0]}; "
+                f"Only {len(self._files)} of {self._count} sprites could be saved to {self._output / self._names[0][0]}: {refused[0]}; "
                 "make room or change filename."
             ) from refused[0]
 
     def saved(self) -> SavedSprites:
         """Where all the sprites went; raises PackError if the disk has refused one."""
         self._raise_refusal()
-        ui_images = [
-            {"filename": future.result()[0].name, "subfolder": subfolder, "type": "output"}
-            for future, (subfolder, _, _) in zip(self._futures, self._names, strict=True)
-        ]
+        paths = [self._files[i].path.relative_to(self._output) for i in range(self._count)]
+        ui_images = [{"filename": path.name, "subfolder": "/".join(path.parts[:-1]), "type": "output"} for path in paths]
         seconds = time.perf_counter() - self._started
         method = f"PNG, {deflate()[0]}" if self._request.file_format == "png" else "WebP, lossless"
-        names = "\n".join(str(Path(image["subfolder"], image["filename"])) for image in ui_images)
+        before = f", {self._num_before} of them before the last run was broken off" if self._num_before else ""
+        names = "\n".join(map(str, paths))
         return SavedSprites(
-            ui_images, f"{self._count} sprites saved in {seconds:.1f} s ({method})\n{self._doubts()}{self._unopened()}{names}"
+            ui_images,
+            f"{self._count} sprites saved in {seconds:.1f} s ({method}){before}\n{self._doubts()}{self._unopened()}{names}",
         )
 
     def _doubts(self) -> str:
         """A line on pictures that were no numbers, and are black or white where they were not; empty if there are none."""
-        numbers = ", ".join(str(self._request.first_index + i) for i, f in enumerate(self._futures) if not f.result()[1])
+        numbers = ", ".join(str(self._request.first_index + i) for i, f in sorted(self._files.items()) if not f.is_finite)
         if not numbers:
             return ""
         log.warning("SaveSprites %s: NaN or infinite values in sprite %s", self._request.node_id, numbers)
@@ -254,8 +273,7 @@ def _texts(i: int, request: SavingRequest, page_graph: Mapping[str, Any] | None)
     return texts
 
 
-def _save(picture: torch.Tensor, folder: Path, stem: str, texts: dict[str, str], file_format: str) -> tuple[Path, bool]:
-    """Write the file; returns its path and whether the picture held numbers alone."""
+def _save(picture: torch.Tensor, folder: Path, stem: str, texts: dict[str, str], file_format: str) -> _File:
     values = picture.cpu().numpy()
     # The same arithmetic as ComfyUI's SaveImage, so that the pixels are the same; it leaves NaN to the processor, here it is black.
     pixels = np.nan_to_num(np.clip(255.0 * values, 0, 255), copy=False).astype(np.uint8)
@@ -263,7 +281,7 @@ def _save(picture: torch.Tensor, folder: Path, stem: str, texts: dict[str, str],
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.write_bytes(data)
-        return publish(temporary, folder, stem, f".{file_format}"), bool(np.isfinite(values).all())
+        return _File(publish(temporary, folder, stem, f".{file_format}"), bool(np.isfinite(values).all()))
     finally:
         temporary.unlink(missing_ok=True)
 
