@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_BODY_BYTES = 4096
+WAKE_INTERVAL_S = 1.0
 
 
 def _server() -> Any:
@@ -93,9 +94,38 @@ def num_tabs() -> int:
 
 
 def request_free(*, models: bool, results: bool) -> None:
-    """Set the flags that ComfyUI's own /free sets; the prompt worker acts on them between prompts."""
-    queue = _server().prompt_queue
-    if models:
-        queue.set_flag("unload_models", True)
-    if results:
-        queue.set_flag("free_memory", True)
+    """Set the flags that ComfyUI's own /free sets; the prompt worker acts on them within a second or two, once no prompt runs."""
+    server = _server()
+    with server.prompt_queue.not_empty:  # or the worker takes the first flag alone, and the second one waits as below
+        if models:
+            server.prompt_queue.set_flag("unload_models", True)
+        if results:
+            server.prompt_queue.set_flag("free_memory", True)
+    _WORKER_CALL.start(server)
+
+
+class _WorkerCall:
+    """Wakes the prompt worker every second until it has taken the flags.
+
+    A flag wakes a worker that waits. One that is busy collecting garbage after a prompt does not look again before it waits for the
+    next prompt, up to 1000 s (main.py, prompt_worker, ComfyUI 0.30).
+    """
+
+    def __init__(self) -> None:
+        self._is_due = False
+
+    def start(self, server: Any) -> None:
+        if not self._is_due:
+            self._is_due = True
+            server.loop.call_later(WAKE_INTERVAL_S, self._wake, server)
+
+    def _wake(self, server: Any) -> None:
+        queue = server.prompt_queue
+        with queue.not_empty:
+            self._is_due = bool(queue.get_flags(reset=False))
+            if self._is_due:
+                queue.not_empty.notify()
+                server.loop.call_later(WAKE_INTERVAL_S, self._wake, server)
+
+
+_WORKER_CALL = _WorkerCall()
