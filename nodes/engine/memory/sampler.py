@@ -13,7 +13,7 @@ BUSY_FACTOR = 5
 MAX_RATE_HZ = 50
 WATCH_S = 90.0
 """A watcher counts this long; browsers let hidden tabs ask again only once a minute."""
-CONNECT_S = 5.0
+CONNECT_S = 15.0
 """A page asks for the history before its WebSocket is open."""
 PUBLISH_S = 0.2
 
@@ -49,13 +49,19 @@ class Sampler:
         with self._lock:
             self._last_watch_s = now_s()
             self._watched_until_s[rate_hz] = self._last_watch_s + WATCH_S
-            if self._thread is None and not self._is_stopped:
-                self._thread = threading.Thread(target=self._run, name="fast-sprites-memory", daemon=True)
-                self._thread.start()
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._is_stopped:
+            self._thread = threading.Thread(target=self._run, name="fast-sprites-memory", daemon=True)
+            self._thread.start()
 
     def set_busy(self, is_busy: bool) -> None:
-        """Say whether a prompt runs."""
-        self._is_busy = is_busy
+        """Say whether a prompt runs; the thread begins again for a tab that connected after CONNECT_S."""
+        with self._lock:
+            self._is_busy = is_busy
+            if self.interval_s() is not None:
+                self._start()
         self._wake.set()
 
     def stop(self) -> None:

@@ -30,7 +30,7 @@ class World:
         return self.server_is_there
 
     def wait_for_end(self) -> None:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while self.sampler.is_running:
             assert time.monotonic() < deadline
             time.sleep(0.005)
@@ -87,6 +87,17 @@ def test_the_last_tab_that_closes_ends_it(world, clock):
     assert world.sampler.interval_s() == 1 / 4  # a page asks before its WebSocket is open
     clock[0] += CONNECT_S + 1
     assert world.sampler.interval_s() is None
+
+
+def test_a_run_is_told_to_a_tab_that_connected_late(world, clock):
+    world.tabs = 0
+    world.sampler.watch(4)
+    clock[0] += CONNECT_S + 1
+    world.sampler.set_busy(True)
+    world.wait_for_end()
+    world.tabs = 1
+    world.sampler.set_busy(False)
+    assert world.sampler.is_running
 
 
 def test_it_samples_faster_while_a_prompt_runs_and_sends_in_batches(world):
