@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from ..engine.errors import PackError
+from .urls import without_password
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return options.run(options)
     except (PackError, OSError) as error:  # OSError: a file or folder of the user's, which its words name
-        print(f"fast-sprites {options.command}: {error}", file=sys.stderr)
+        print(f"fast-sprites {options.command}: {without_password(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"fast-sprites {options.command}: stopped by Ctrl-C", file=sys.stderr)

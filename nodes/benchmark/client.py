@@ -14,6 +14,7 @@ from typing import Any, cast
 import aiohttp
 
 from ..engine.errors import BadInputError, PackError
+from .urls import without_password
 
 HISTORY_TIMEOUT_S = 10.0
 POLL_S = 0.05
@@ -325,7 +326,7 @@ def base_url(address: str) -> str:
     except ValueError:  # a port that is no number, or half a pair of brackets
         parts, usable = None, False
     if parts is None or not usable:
-        raise BadInputError(f"The server is {address!r}; name it as host:port or http://host:port.")
+        raise BadInputError(f"The server is {without_password(address)!r}; name it as host:port or http://host:port.")
     return f"{parts.scheme}://{parts.netloc}"
 
 
@@ -338,6 +339,7 @@ async def connect(address: str) -> AsyncGenerator[ComfyClient, None]:
         try:
             socket = await session.ws_connect(f"/ws?clientId={client_id}", max_msg_size=0)
         except aiohttp.ClientError as error:
-            raise UnreachableError(f"No ComfyUI answers at {address} ({error}): start it, or check the address.") from error
+            shown = without_password(address)
+            raise UnreachableError(f"No ComfyUI answers at {shown} ({error}): start it, or check the address.") from error
         async with socket:
             yield ComfyClient(session, socket, client_id)

@@ -19,6 +19,7 @@ from ..bench.scenarios import LADDER, OURS, STOCK, Choices, Scenario, Side, find
 from ..client import ClientError, base_url
 from ..pack import pack_version
 from ..server import ComfyServer, ServerError, ServerSetup, known_flags
+from ..urls import without_password
 from .bench_reports import write_reports
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
@@ -89,7 +90,7 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
         )
     path = options.json or Path(datetime.now(timezone.utc).strftime("fast-sprites-bench-%Y%m%d-%H%M%S.json"))
     record = Record(
-        command=shlex.join(["fast-sprites", *_without_folders(sys.argv[1:])]),
+        command=shlex.join(["fast-sprites", *_shareable(sys.argv[1:])]),
         started_utc=utc_now(),
         pack_version=pack_version(),
         machine={},
@@ -114,9 +115,10 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
     return status
 
 
-def _without_folders(arguments: list[str]) -> list[str]:
-    """The command without the folders of this machine, which are nobody's business in a record that is sent on."""
-    return [part if part.startswith(("http:", "https:")) else without_folder(part) for part in arguments]
+def _shareable(arguments: list[str]) -> list[str]:
+    """The command without passwords and the folders of this machine, which are nobody's business in a record that is sent on."""
+    shown = [without_password(argument) for argument in arguments]
+    return [part if part.startswith(("http:", "https:")) else without_folder(part) for part in shown]
 
 
 def _choices(options: argparse.Namespace) -> Choices:
@@ -134,7 +136,7 @@ def _server(options: argparse.Namespace, log: Path) -> Generator[str, None, None
             )
         address = (options.server or DEFAULT_SERVER).rstrip("/")
         if not address.startswith(("http://", "https://")):
-            raise BadInputError(f"--server {address} is no address: write http://HOST:PORT.")
+            raise BadInputError(f"--server {without_password(address)} is no address: write http://HOST:PORT.")
         yield base_url(address)
         return
     if options.server:

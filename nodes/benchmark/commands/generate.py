@@ -13,9 +13,11 @@ from urllib.parse import unquote, urlsplit
 from ...engine.errors import BadInputError, PackError
 from ...engine.sprites.prompts import ALTERNATIVES
 from ..documents import read_workflow
+from ..urls import without_password
 
 if TYPE_CHECKING:
     from ..generate.cluster import ClusterSpec
+    from ..generate.manifest import Manifest
     from ..generate.request import GenerateRequest
 
 DEFAULT_SERVER = "127.0.0.1:8188"
@@ -130,16 +132,16 @@ def run(options: argparse.Namespace) -> int:
     with manifest:
         request = manifest.request
         if options.resume:
-            _refuse_other_request(options, request)
+            _refuse_other_request(options, manifest)
         missing = len(request) - manifest.num_finished
         kept = f", {manifest.num_finished} of them finished" if manifest.num_finished else ""
-        print(f"{len(request)} sprites{kept}, seeds {_seed_words(request)}, into {options.output}")
+        print(f"{len(request)} sprites{kept}, seeds {_seed_words(request)}, into {manifest.folder}")
         if not missing:
             return 0
         if is_kept:
             ray = require(request)
         progress = Progress(len(request), manifest.num_finished)
-        go_on = _resume_command(options)
+        go_on = _resume_command(options, str(manifest.folder))
         try:
             if cluster is None:
                 asyncio.run(generate(manifest, address, options.job_size, progress))
@@ -197,10 +199,11 @@ def _cluster(options: argparse.Namespace, address: str) -> "ClusterSpec":
     return ClusterSpec(options.cluster, worker, options.workers, options.gpus_per_worker, dict(options.worker_resource))
 
 
-def _refuse_other_request(options: argparse.Namespace, request: "GenerateRequest") -> None:
+def _refuse_other_request(options: argparse.Namespace, manifest: "Manifest") -> None:
     """Raise BadInputError if an option that is given asks for something else than the manifest's request."""
     from ..generate.request import read_prompts
 
+    request = manifest.request
     given = {
         "count": options.count,
         "seed": options.seed,
@@ -222,7 +225,7 @@ def _refuse_other_request(options: argparse.Namespace, request: "GenerateRequest
         others.append(f"workflow is not {options.workflow}")
     if others:
         raise BadInputError(
-            f"{options.output} holds another request: its {'; its '.join(others)}. Resume it with --output and --resume alone, or choose "
+            f"{manifest.folder} holds another request: its {'; its '.join(others)}. Resume it with --output and --resume alone, or choose "
             "another --output."
         )
 
@@ -234,11 +237,11 @@ def _seed_words(request: "GenerateRequest") -> str:
     return f"drawn from {request.seed}" if request.seed_mode == "random" else "as listed"
 
 
-def _resume_command(options: argparse.Namespace) -> str:
+def _resume_command(options: argparse.Namespace, output: str) -> str:
     program = "python -m nodes.benchmark" if Path(sys.argv[0]).parts[-2:] == ("benchmark", "__main__.py") else "fast-sprites"
-    words = ["generate", "--output", str(options.output), "--resume"]
+    words = ["generate", "--output", output, "--resume"]
     if options.server != DEFAULT_SERVER:
-        words += ["--server", options.server]
+        words += ["--server", without_password(options.server)]
     if options.cluster is not None:
         words += _cluster_words(options)
     return f"{program} {shlex.join(words)}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from ...engine.errors import BadInputError, PackError
 from ..files import write_durably
+from ..urls import without_password
 
 NAME = "manifest.jsonl"
 PARTS = "manifest"
@@ -134,25 +135,25 @@ class UrlFolder:
 
     def __init__(self, url: str) -> None:
         """Connect; raises BadInputError if the URL is none, or its file system's package is missing."""
+        self._shown = without_password(url.rstrip("/"))
         try:
             core: Any = importlib.import_module("fsspec.core")
         except ImportError as error:
-            raise BadInputError(f"The output {url} needs fsspec, which is not installed: pip install fsspec.") from error
-        self._url = url.rstrip("/")
+            raise BadInputError(f"The output {self} needs fsspec, which is not installed: pip install fsspec.") from error
         try:
             with _os_errors():
                 self._system, root = core.url_to_fs(url)
         except OSError as error:
             raise BadInputError(
-                f"The output {url} cannot be used ({error.strerror}): see to that, or choose another --output."
+                f"The output {self} cannot be used ({error.strerror}): see to that, or choose another --output."
             ) from error
         self._root = str(root).rstrip("/")
         self._sizes: dict[str, int | None] = {}
         self._made: set[str] = set()
 
     def __str__(self) -> str:
-        """The URL."""
-        return self._url
+        """The URL, less a password."""
+        return self._shown
 
     def has_manifest(self) -> bool:
         """Whether a batch was begun here; raises ManifestError if that cannot be found out."""
@@ -317,7 +318,7 @@ def _os_errors() -> Generator[None]:
         yield
     except Exception as error:
         number = errno.EEXIST if _is_there(error) else errno.EIO
-        raise OSError(number, " ".join(str(error).split()) or type(error).__name__) from error
+        raise OSError(number, without_password(" ".join(str(error).split())) or type(error).__name__) from error
 
 
 def _is_there(error: Exception) -> bool:

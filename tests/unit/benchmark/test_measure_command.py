@@ -80,10 +80,10 @@ def test_the_record_s_command_holds_no_folders():
         "--server",
         "http://host:8188",
     ]
-    assert bench_measure._without_folders(arguments) == [
+    assert bench_measure._shareable(arguments) == [
         *("bench", "run", "--start", "ComfyUI", "--checkpoint", "sdxl.safetensors", "--server", "http://host:8188")
     ]
-    assert "/" not in " ".join(bench_measure._without_folders(["--server-flags=--front-end-root /home/me/web --fast"]))
+    assert "/" not in " ".join(bench_measure._shareable(["--server-flags=--front-end-root /home/me/web --fast"]))
 
 
 @pytest.mark.parametrize("kind", ["run", "ladder", "scaling", "compare", "report"])
