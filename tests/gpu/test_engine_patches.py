@@ -86,11 +86,17 @@ def test_injected_code_is_left_to_comfyui(tiny, conds, watch):
     assert relative_error(sample(ours, conds), plain) < TOLERANCE
 
 
+BREAKS_UNDER_DYNAMIC_VRAM = {  # without any of ours
+    "KJNodes, WaveSpeed: compiled UNet": "ComfyUI 0.30.0 cannot load a model again itself after a node has swapped its UNet",
+    "block swap": "the weights that its stand-in writes over lie in the checkpoint's file, mapped for reading: a segmentation fault",
+}
+
+
 @pytest.mark.parametrize("name", list(PACKS))
 def test_whole_packs(tiny, conds, watch, monkeypatch, caplog, name):
     """After the engine has drawn and captured: stock's picture with that pack, or a refusal that names it."""
-    if "compiled UNet" in name and type(tiny.model).__name__ == "ModelPatcherDynamic":
-        pytest.skip("ComfyUI 0.30.0's DynamicVRAM cannot load a model again itself after a node has swapped its UNet")
+    if name in BREAKS_UNDER_DYNAMIC_VRAM and type(tiny.model).__name__ == "ModelPatcherDynamic":
+        pytest.skip(BREAKS_UNDER_DYNAMIC_VRAM[name])
     plain = sample(tiny.model, conds, batch=2)
     with monkeypatch.context() as patches:
         stock = tiny.model.clone()

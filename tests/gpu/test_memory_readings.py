@@ -1,4 +1,4 @@
-"""What the readings say against torch and nvidia-smi at six points of a batch of eight, what a reading costs, and what many of them leave.
+"""What the readings say against torch and nvidia-smi at six points of a batch of eight, and what many of them leave.
 
 Draws with FAST_SPRITES_GPU_CHECKPOINT where it is set, else with the tiny SDXL. On the CPU there is the host alone to agree with.
 """
@@ -6,10 +6,7 @@ Draws with FAST_SPRITES_GPU_CHECKPOINT where it is set, else with the tiny SDXL.
 import csv
 import gc
 import os
-import statistics
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +19,16 @@ from .conftest import NODES, WHY_NOT, load_checkpoint
 if NODES is None:
     pytest.skip(WHY_NOT, allow_module_level=True)
 
-from fast_sprites.nodes.engine.memory import nvml
-from fast_sprites.nodes.engine.memory.graph_pools import captured_bytes, own_bytes
-from fast_sprites.nodes.engine.memory.readings import GIB, MemoryReading, host_memory, read_memory
-from fast_sprites.nodes.engine.memory.run_probe import comfy_memory, read_everything
-from fast_sprites.nodes.engine.memory.samples import take_quick_sample, take_sample
+from fast_sprites.nodes.engine.memory.graph_pools import own_bytes
+from fast_sprites.nodes.engine.memory.readings import GIB, MemoryReading, read_memory
+from fast_sprites.nodes.engine.memory.run_probe import read_everything
+from fast_sprites.nodes.engine.memory.samples import take_sample
 
 from .engine_checks import DEVICE, ON_CPU, device_memory, encode, optimize, sample
+from .reading_kinds import readers
 
 AGREES = 0.01
 MIB = 1024**2
-LIMIT_S = 0.2e-3
 FULL_SIZE = os.environ.get("FAST_SPRITES_GPU_CHECKPOINT")
 SIZE = 1024 if FULL_SIZE else 128
 BATCH: dict[str, Any] = {"width": SIZE, "height": SIZE, "batch": 2 if ON_CPU else 8}
@@ -119,53 +115,6 @@ def test_six_points_of_a_batch_of_eight(checkpoints):
     assert own_bytes(DEVICE) == before, "graphs of a model that is gone are still counted"
 
 
-READERS: dict[str, Callable[[], Any]] = {
-    "reading": lambda: read_memory(DEVICE),
-    "reading with ComfyUI's part": lambda: read_everything(DEVICE),
-    "ComfyUI's part alone": comfy_memory,
-    "sample of the timeline": lambda: take_sample(DEVICE),
-    "sample at a node's start": lambda: take_quick_sample(DEVICE),
-}
-
-
-def median_s(name: str, read: Callable[[], Any]) -> float:
-    """Print and return the median of 1,000 calls after 100."""
-    clock = time.process_time if ON_CPU else time.perf_counter  # on the CPU other programs share the cores with this one
-    times = []
-    for turn in range(1100):
-        started = clock()
-        read()
-        if turn >= 100:
-            times.append(clock() - started)
-    median = statistics.median(times)
-    print(f"{name}: median {median * 1e6:.0f} us, 99 of 100 below {statistics.quantiles(times, n=100)[-1] * 1e6:.0f} us")
-    return median
-
-
-@pytest.mark.parametrize("name", READERS)
-def test_a_reading_takes_less_than_a_fifth_of_a_millisecond(tiny, name):
-    assert median_s(name, READERS[name]) < LIMIT_S
-
-
-def test_nvml_is_read_here(tiny):
-    """The times above are those of a reading with NVML; these are the parts that it consists of."""
-    if ON_CPU:
-        pytest.skip("NVML needs an NVIDIA GPU")
-    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed, so that the driver's figures come from CUDA")
-    uuid = str(torch.cuda.get_device_properties(DEVICE).uuid)
-    found = nvml.read_device(uuid, processes=True)
-    assert isinstance(found, nvml.NvmlMemory), found
-    parts: dict[str, Callable[[], Any]] = {
-        "part: torch's statistics": lambda: torch.cuda.memory_stats_as_nested_dict(DEVICE),
-        "part: NVML's memory": lambda: nvml.read_device(uuid, processes=False),
-        "part: NVML's memory and processes": lambda: nvml.read_device(uuid, processes=True),
-        "part: the driver's memory of graphs": lambda: captured_bytes(DEVICE.index or 0),
-        "part: the host": host_memory,
-    }
-    for name, read in parts.items():
-        median_s(name, read)
-
-
 def test_a_reading_does_not_wait_for_the_device(tiny):
     if ON_CPU:
         pytest.skip("needs a kernel that runs while the host goes on")
@@ -174,7 +123,7 @@ def test_a_reading_does_not_wait_for_the_device(tiny):
     done = torch.cuda.Event()
     torch.cuda._sleep(2_000_000_000)  # cycles: about a second
     done.record()
-    for read in READERS.values():
+    for read in readers(DEVICE).values():
         read()
     assert not done.query(), "a reading waited until the kernel was done"
     torch.cuda.synchronize()
