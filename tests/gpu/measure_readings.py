@@ -4,6 +4,7 @@ COMFYUI_PATH=... python tests/gpu/measure_readings.py CHECKPOINT [--json OUT]
 """
 
 import argparse
+import asyncio
 import json
 import statistics
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from comfy_on_gpu import load_pack, start_comfyui
+from comfy_on_gpu import PACK_ROOT, load_pack, start_comfyui
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("checkpoint")
@@ -21,12 +22,13 @@ parser.add_argument("--json", type=Path)
 parser.add_argument("--cpu", action="store_true", help="try the script out without a GPU; times are the process's own then")
 args = parser.parse_args()
 
-start_comfyui(flags=("--cpu",) if args.cpu else ())
+comfy_nodes = start_comfyui(flags=("--cpu",) if args.cpu else ())
 import comfy.model_management  # noqa: E402
 import comfy.sd  # noqa: E402
 import torch  # noqa: E402
 
 load_pack()
+asyncio.run(comfy_nodes.load_custom_node(str(PACK_ROOT / "tests" / "tiny_sdxl" / "comfy_extension")))
 sys.path.append(str(Path(__file__).resolve().parent))  # start_comfyui() took it off the front
 from fast_sprites.nodes.engine.memory import nvml  # noqa: E402
 from fast_sprites.nodes.engine.memory.graph_pools import captured_bytes  # noqa: E402
