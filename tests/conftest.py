@@ -54,6 +54,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-node-surface", action="store_true", help="write tests/comfy/node_surface.json anew")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run tests/web last: Playwright's loop stays in the thread to the session's end, and asyncio.run() refuses to run beside it."""
+    items.sort(key=lambda item: PACK_ROOT / "tests" / "web" in item.path.parents)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Fuzz with the same few inputs in every check, and with many new ones where `--fuzz` asks for them."""
     if importlib.util.find_spec("hypothesis") is None:
