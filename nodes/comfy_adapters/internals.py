@@ -13,6 +13,12 @@ _ATTENTION = "comfy.ldm.modules.attention"
 _UNET = "comfy.ldm.modules.diffusionmodules.openaimodel"
 _PATCHER = "comfy.model_patcher:ModelPatcher"
 _BLOCKS = "comfy.ldm.modules.diffusionmodules.model"
+_KEPT_MEMORY = (
+    "comfy.model_management:current_loaded_models",
+    "comfy.model_management:LoadedModel.model_load",
+    f"{_PATCHER}.partially_load",
+    f"{_PATCHER}.partially_unload",
+)
 _WEIGHTS = ("comfy.ops:cast_bias_weight(offloadable)", "comfy.ops:uncast_bias_weight")
 
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -49,8 +55,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "comfy.model_base:BaseModel.memory_required",
         "comfy.samplers:sampling_function",
         "comfy.samplers:calc_cond_batch",
-        "comfy.model_management:current_loaded_models",
         "comfy.model_management:is_oom",
+        *_KEPT_MEMORY,
         *_WEIGHTS,
     ),
     "attention": (
@@ -73,7 +79,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     ),
     "vae decoder": (*_WEIGHTS, f"{_BLOCKS}:ResnetBlock", f"{_BLOCKS}:AttnBlock", f"{_BLOCKS}:Upsample"),
     "vae decoder between decodes": (
-        "comfy.model_management:current_loaded_models",
+        *_KEPT_MEMORY,
         "comfy.model_management:free_memory(keep_loaded)",
         "comfy.model_management:free_memory(for_dynamic)",
         "comfy.model_management:minimum_inference_memory",

@@ -22,7 +22,8 @@ def held_models() -> list[tuple[str, str, int, int, int]]:
     held, has_dynamic = [], has_dynamic_vram()
     for loaded in list(management.current_loaded_models):  # a prompt may be loading one
         patcher = loaded.model
-        if patcher is not None:  # collected, but not yet swept from the list
+        # Collected, but not yet swept from the list, or memory of this pack that was given up meanwhile.
+        if patcher is not None and patcher.model_size():
             model, resident = patcher.model, patcher.loaded_size()
             # A dynamic patcher adds its pages to what it has loaded through torch.
             outside = resident - model.model_loaded_weight_memory if has_dynamic and patcher.is_dynamic() else 0

@@ -84,6 +84,11 @@ def load_device(vae: Any) -> torch.device:
     return vae.device
 
 
+def patcher(vae: Any) -> Any:
+    """Return the VAE's ModelPatcher."""
+    return vae.patcher
+
+
 def output_device(vae: Any) -> torch.device:
     """Return the device that ComfyUI keeps pictures on."""
     return vae.output_device

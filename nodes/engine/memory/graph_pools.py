@@ -36,21 +36,33 @@ def captured_bytes(index: int) -> int | None:
     opened = _driver(index)
     if opened is None:
         return None
-    read, card = opened
+    driver, card = opened
     value = ctypes.c_uint64()
-    return None if read(card, _RESERVED_MEM_CURRENT, ctypes.byref(value)) else value.value
+    failed = driver.cuDeviceGetGraphMemAttribute(card, _RESERVED_MEM_CURRENT, ctypes.byref(value))
+    return None if failed else value.value
+
+
+def give_back_captured(index: int) -> None:
+    """Let the driver give back what it reserves on CUDA device `index` for graphs that are gone.
+
+    By itself it keeps that for later graphs, where neither torch nor ComfyUI finds it. It waits for the device: graphs that run hold theirs.
+    """
+    if torch.version.hip is None and (opened := _driver(index)) is not None:
+        driver, card = opened
+        torch.cuda.synchronize(index)
+        driver.cuDeviceGraphMemTrim(card)
 
 
 @functools.cache
 def _driver(index: int) -> tuple[Any, int] | None:
-    """Return cuDeviceGetGraphMemAttribute and the driver's handle of the card, None without a driver that has it."""
+    """Return the driver and its handle of the card, None without a driver that can tell of graphs' memory."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
-        read = driver.cuDeviceGetGraphMemAttribute
+        _ = driver.cuDeviceGetGraphMemAttribute
     except (OSError, AttributeError):  # no driver, or one before CUDA 11.4
         return None
     card = ctypes.c_int()
-    return None if driver.cuDeviceGet(ctypes.byref(card), index) else (read, card.value)
+    return None if driver.cuDeviceGet(ctypes.byref(card), index) else (driver, card.value)
 
 
 def private_pool_bytes(index: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from ...comfy_adapters import memory, progress, routes
 from ..errors import BadInputError
 from .node_table import leak_line, table
-from .readings import own_graphs_gib, reset_peak
+from .readings import reset_peak
 from .requests import refuse_unknown, switches, whole_number
 from .run_probe import comfy_memory, read_everything
 from .sampler import RATES_HZ, Sampler
@@ -55,7 +55,7 @@ class _RunListener:
 
     def run_ended(self) -> None:
         device = memory.compute_device()
-        held_gib = comfy_memory().held_in_torch_gib(str(device)) + own_graphs_gib(device)
+        held_gib = comfy_memory().held_in_torch_gib(str(device))
         TIMELINE.end_run(take_quick_sample(device), held_gib)
         SAMPLER.set_busy(False)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...comfy_adapters import model_patcher, unet
+from ...comfy_adapters.kept_memory import KeptMemory
 from ...comfy_adapters.memory import is_loaded
 from ...comfy_adapters.sampling import is_out_of_memory, release_cached_memory
 from ...comfy_adapters.weights import (
@@ -104,7 +105,8 @@ class UNetEngine:
     """The engine of one optimised MODEL: prepared weights and graphs between runs, held weights during one.
 
     All memory it keeps is dropped when ComfyUI unloads the model or loads a clone of it that has not this engine, and goes with the
-    MODEL that owns it.
+    MODEL that owns it. Between runs it also stands in ComfyUI's list of loaded models, and is dropped when another model needs the room;
+    of the model's own weights nothing is held then.
     """
 
     def __init__(self, plan: ModelPlan, notify: Callable[[str], None]):
@@ -114,6 +116,7 @@ class UNetEngine:
         self._run: _Run | None = None
         self._known: _Known | None = None
         self._cannot_compile = ""
+        self._kept = KeptMemory("OptimizeModel", self.release)
         self.release()
 
     def release(self) -> None:
@@ -122,6 +125,7 @@ class UNetEngine:
         self._own = OwnWeights()
         self._own_version: Hashable = None
         self._forget_forward()
+        self._kept.empty()
 
     def _forget_forward(self) -> None:
         self._forward: UNetForward | None = None
@@ -147,15 +151,29 @@ class UNetEngine:
         run = self._run
         if why := model_patcher.why_not_ours(guider) or self._cannot_compile:
             run.step_back(why)
+        else:  # before ComfyUI loads the model for the run: what is kept of it is no other's that could make way
+            self._kept.withdraw()
         try:
             yield
         finally:
             self._run = outer
             run.release()
+            if outer is None:
+                self._rest(run.patcher)
             if run.notes:
                 text = "; ".join(run.notes)
                 log.info("engine: %s", text)
                 self._notify(text)
+
+    def _rest(self, patcher: Any) -> None:
+        """Leave the model's weights to ComfyUI until the next run, and offer it what is kept beside them."""
+        kept_bytes = self._own.kept_bytes
+        if self._forward is not None:
+            self._forward.prepared.let_go()
+            kept_bytes = self._forward.prepared.nbytes
+        if self._graphs is not None:
+            kept_bytes += self._graphs.nbytes
+        self._kept.offer(patcher, kept_bytes)
 
     def forward(
         self,
@@ -257,7 +275,7 @@ class UNetEngine:
         if len(run.graph_keys) == MAX_GRAPHS and key not in run.graph_keys:
             why = f"more than {MAX_GRAPHS} shapes in one run"  # in turn they would be captured at every step
         if not why:
-            self._graphs = self._graphs or GraphCache(is_out_of_memory)
+            self._graphs = self._graphs or GraphCache(inputs.x.device, is_out_of_memory)
             try:
                 captured = self._graphs.get(key) or self._capture(self._graphs, known, key, forward, inputs)
                 run.graph_keys.add(key)

@@ -168,17 +168,18 @@ class UNetForward:
         """
         norm1, _, conv1 = layer.in_layers
         norm2, conv2 = layer.out_layers[0], layer.out_layers[3]
-        emb_weight, emb_bias = self.prepared.embedding_weights[layer]
-        add = self.ops.linear(silu_emb, emb_weight, emb_bias)
+        emb_weight, _ = self.prepared.weights[layer.emb_layers[1]]
+        add = self.ops.linear(silu_emb, emb_weight, self.prepared.embedding_bias[layer])
         h = self.conv(conv1, self._group_norm(norm1, x, second=second))
         h = self.conv(conv2, self._group_norm(norm2, h, add=add))
         return self.ops.add_bias(h, self.prepared.bias(conv2), self._shortcut(layer, x, second))
 
     def _shortcut(self, layer: Any, x: Tensor, second: Tensor | None) -> Tensor:
         """Return what a ResBlock adds to its convolutions: its input, through a 1x1 convolution where channels change."""
-        if layer not in self.prepared.skip_weights:
+        if layer.channels == layer.out_channels:
             return x if second is None else self.ops.cat(x, second)
-        weight, bias = self.prepared.skip_weights[layer]
+        weight, bias = self.prepared.weights[layer.skip_connection]
+        weight = weight.view(weight.shape[0], -1)
         channels = x.shape[-1]
         shortcut = self.ops.linear(x, weight[:, :channels], bias)
         return shortcut if second is None else self.ops.linear_onto(shortcut, second, weight[:, channels:])

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import itertools
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from traceback import clear_frames
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..kernels.ops import Arena
-from ..memory.graph_pools import count_own
+from ..memory.graph_pools import count_own, give_back_captured
 from .forward import KeysValues, UNetForward
 
 MAX_GRAPHS = 4
@@ -177,12 +178,16 @@ class CapturedForward:
 
 
 class GraphCache:
-    """The graphs of one prepared model, least recently used first to go; all share one arena."""
+    """The graphs of one prepared model, least recently used first to go; all share one arena.
 
-    def __init__(self, is_out_of_memory: Callable[[Exception], bool]) -> None:
+    What they hold goes back to `device` with the cache.
+    """
+
+    def __init__(self, device: torch.device, is_out_of_memory: Callable[[Exception], bool]) -> None:
         self._is_out_of_memory = is_out_of_memory
         self._graphs: OrderedDict[Hashable, CapturedForward] = OrderedDict()
         self._arena = Arena()
+        weakref.finalize(self, _give_back, self._graphs, device).atexit = False
 
     def get(self, key: Hashable) -> CapturedForward | None:
         """Return the graph for `key`, marking it as used."""
@@ -201,10 +206,21 @@ class GraphCache:
                 raise  # the shape itself may be captured another time
             raise CaptureError(f"capturing failed ({str(error).partition(chr(10))[0]})") from error
         self._graphs[key] = captured
-        count_own(self, inputs[0].device, self._arena.nbytes + sum(held.nbytes for held in self._graphs.values()))
+        count_own(self, inputs[0].device, self.nbytes)
         return captured
+
+    @property
+    def nbytes(self) -> int:
+        """Return what the graphs hold, but for what was allocated while capturing."""
+        return self._arena.nbytes + sum(held.nbytes for held in self._graphs.values())
 
     def forget_contexts(self) -> None:
         """Compute cross-attention keys and values anew at the next call of every graph."""
         for captured in self._graphs.values():
             captured.forget_context()
+
+
+def _give_back(graphs: OrderedDict[Hashable, CapturedForward], device: torch.device) -> None:
+    graphs.clear()
+    if device.type == "cuda":
+        give_back_captured(torch.cuda.current_device() if device.index is None else device.index)

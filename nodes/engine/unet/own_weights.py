@@ -35,6 +35,13 @@ class OwnWeights:
             if isinstance(module.weight, Tensor)
         )
 
+    @property
+    def kept_bytes(self) -> int:
+        """Return the size of what was taken."""
+        quantized = [tensor for rows in self.fp8.values() for tensor in (rows.values, rows.scales)]
+        tensors = *quantized, *self.plain.values(), *self.biases.values()
+        return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
     def take(self, group: Group, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
         """Copy the group's `weights` [N, K, ...] and `biases` over what was there."""
         first = group[0]

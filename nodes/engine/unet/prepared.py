@@ -21,6 +21,7 @@ SMALL_BYTES = 64 * 1024
 class PreparedWeights:
     """Copies what is small; the rest is in `own` or in the model's own memory. `weights` are of every module that is not in `own`.
 
+    The model's own memory is referred to until let_go(), and from update() on again: between two runs ComfyUI may take it away.
     Biases of the linears that add to a transformer's tokens enter all at once with proj_in's, `stream_bias`, so that their products
     need none; `offsets` are what a reader of the tokens has to add to take back those that are not due yet.
     """
@@ -28,18 +29,17 @@ class PreparedWeights:
     def __init__(self, layout: UNetLayout, weights: Weights, own: OwnWeights):
         self._layout = layout
         self.own = own
-        self.weights: Weights = {module: (_own(weight), _own(bias)) for module, (weight, bias) in weights.items()}
-        self.skip_weights: dict[Any, tuple[Tensor, Tensor | None]] = {}
-        self.embedding_weights: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._copies = {
+            module: (weight.clone() if _is_small(weight) else None, None if bias is None else bias.clone())
+            for module, (weight, bias) in weights.items()
+        }
+        self.weights = self._with_copies(weights)
+        self.embedding_bias: dict[Any, Tensor] = {}
         self.stream_bias: dict[Any, Tensor] = {}
         self.offsets: dict[Any, Tensor] = {}
         self._remember(weights)
         for layer in self._resblocks():
-            embedding = layer.emb_layers[1]
-            self.embedding_weights[layer] = (self.weights[embedding][0], self._folded_bias(layer))
-            if layer.channels != layer.out_channels:
-                weight, bias = self.weights[layer.skip_connection]
-                self.skip_weights[layer] = (weight.view(weight.shape[0], -1), bias)
+            self.embedding_bias[layer] = self._folded_bias(layer)
         for layer in self._transformers():
             self.stream_bias[layer], offsets = self._folded_stream(layer)
             for index, block in enumerate(layer.transformer_blocks):
@@ -58,6 +58,17 @@ class PreparedWeights:
         """Return a layer's bias, whatever its weight is kept in."""
         return self.own.biases[module] if module in self.own.biases else self.weights[module][1]
 
+    @property
+    def nbytes(self) -> int:
+        """Return the size of what is kept beside the model's own memory, `own` among it."""
+        copies = [tensor for pair in self._copies.values() for tensor in pair]
+        folded = *self.embedding_bias.values(), *self.stream_bias.values(), *self.offsets.values()
+        return self.own.kept_bytes + sum(tensor.nbytes for tensor in (*copies, *folded) if tensor is not None)
+
+    def let_go(self) -> None:
+        """Hold nothing of the model's own memory any more; update() must come before the next forward."""
+        self.weights = {}
+
     def update(self, weights: Weights, *, own_changed: bool) -> str:
         """Take over the values of `weights`, the same modules' tensors in another run.
 
@@ -71,23 +82,33 @@ class PreparedWeights:
         ]
         if any(not _is_small(weights[m][0]) and self._addresses[m] != weights[m][0].data_ptr() for m in weights):
             return "moved"
+        self.weights = self._with_copies(weights)
         if not changed and not own_changed:
             return "same"
         self._remember(weights)
         pairs = [
-            (mine, theirs) for m in changed for mine, theirs in zip(self.weights[m], weights[m], strict=True) if mine is not None
+            (mine, theirs)
+            for module in changed
+            for mine, theirs in zip(self._copies[module], weights[module], strict=True)
+            if mine is not None and theirs is not None
         ]
-        pairs = [(mine, theirs) for mine, theirs in pairs if theirs is not None and mine.data_ptr() != theirs.data_ptr()]
         if pairs:
             torch._foreach_copy_([mine for mine, _ in pairs], [theirs for _, theirs in pairs])  # pyright: ignore[reportPrivateImportUsage]
         for layer in self._resblocks():
-            self.embedding_weights[layer][1].copy_(self._folded_bias(layer))
+            self.embedding_bias[layer].copy_(self._folded_bias(layer))
         for layer in self._transformers():
             stream_bias, offsets = self._folded_stream(layer)
             self.stream_bias[layer].copy_(stream_bias)
             for index, block in enumerate(layer.transformer_blocks):
                 self.offsets[block].copy_(offsets[3 * index : 3 * index + 4])
         return "changed"
+
+    def _with_copies(self, weights: Weights) -> Weights:
+        """Return `weights` with the copies in place of those that were copied."""
+        return {
+            module: (weight if (copy := self._copies[module])[0] is None else copy[0], copy[1])
+            for module, (weight, _) in weights.items()
+        }
 
     def _remember(self, weights: Weights) -> None:
         self._seen = {module: tuple(_reference(tensor) for tensor in pair) for module, pair in weights.items()}
@@ -121,7 +142,3 @@ def _reference(tensor: Tensor | None) -> Callable[[], Tensor | None]:
 
 def _is_small(tensor: Tensor) -> bool:
     return tensor.numel() * tensor.element_size() <= SMALL_BYTES
-
-
-def _own(tensor: Any) -> Any:
-    return tensor.clone() if tensor is not None and _is_small(tensor) else tensor

@@ -32,6 +32,11 @@ class DecoderForward:
         """Return the modules whose weights were copied."""
         return self._weights.keys()
 
+    @property
+    def nbytes(self) -> int:
+        """Return the size of the copies."""
+        return sum(weight.nbytes + bias.nbytes for weight, bias in self._weights.values())
+
     @staticmethod
     def weighted_modules(autoencoder: Any) -> list[torch.nn.Module]:
         """Return every module with weights that the forward reads."""

@@ -1,13 +1,15 @@
 """Decodes a batch of latents picture by picture, copying one to the host while the next is computed."""
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...comfy_adapters import vae as vae_adapter
+from ...comfy_adapters.kept_memory import KeptMemory
 from ...comfy_adapters.sampling import is_out_of_memory
 from ...comfy_adapters.weights import HeldWeights, NotResidentError, WeightsSeen, require_plain_modules
 from ..errors import OutOfMemoryError
@@ -23,15 +25,28 @@ TILE_OVERLAP = 8
 class KeptDecoder:
     """The decoder's own weights from one decode to the next, 0.1 GiB for SDXL in 16 bits.
 
-    Where they are at hand ComfyUI need not prepare the VAE's layers, and they need not be copied, for each decode.
+    Where they are at hand ComfyUI need not prepare the VAE's layers, and they need not be copied, for each decode. Between decodes they
+    stand in ComfyUI's list of loaded models, and go when another model needs the room.
     """
 
     def __init__(self) -> None:
+        self._kept = KeptMemory("OptimizeVAE", self.release)
         self.release()
 
     def release(self) -> None:
         """Let the weights go."""
         self.decoder: tuple[DecoderForward, WeightsSeen] | None = None
+        self._kept.empty()
+
+    @contextlib.contextmanager
+    def in_use(self, vae: Any) -> Generator[None]:
+        """Keep ComfyUI from asking for them while `vae` decodes with them."""
+        self._kept.withdraw()
+        try:
+            yield
+        finally:
+            if self.decoder is not None:
+                self._kept.offer(vae_adapter.patcher(vae), self.decoder[0].nbytes)
 
     def __deepcopy__(self, memo: Any) -> "KeptDecoder":
         """Return an empty one: a copied VAE has weights of its own."""
@@ -53,6 +68,10 @@ class SpriteDecoder:
         if torch.is_grad_enabled() and samples_in.requires_grad:
             return self._leave(vae, samples_in, vae_options, "another node asked for gradients")
         samples = samples_in[:, :, 0] if samples_in.ndim == 5 else samples_in
+        with self._kept.in_use(vae):
+            return self._decoded(vae, samples, vae_options)
+
+    def _decoded(self, vae: Any, samples: Tensor, vae_options: dict[str, Any]) -> Tensor:
         count, tile = self._passes(vae, samples)
         with vae_adapter.on_device(vae):
             while True:

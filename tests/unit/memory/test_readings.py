@@ -153,6 +153,7 @@ class Driver:
 
     def __init__(self, status=0):
         self.status = status
+        self.trimmed = []
 
     def cuDeviceGet(self, handle, index):  # noqa: N802 - the driver's name
         handle._obj.value = {0: 0, 1: 7}[index]
@@ -162,6 +163,9 @@ class Driver:
         assert attribute == 2
         value._obj.value = {0: 5 * GIB, 7: 6 * GIB}[card]
         return self.status
+
+    def cuDeviceGraphMemTrim(self, card):  # noqa: N802
+        self.trimmed.append(card)
 
 
 @pytest.fixture
@@ -193,6 +197,17 @@ def test_the_driver_says_what_captures_took(libcuda, monkeypatch):
     libcuda(Driver())
     monkeypatch.setattr(torch.version, "hip", "6.4")
     assert graph_pools.captured_bytes(0) is None
+
+
+def test_what_captures_took_is_given_back_once_the_device_is_idle(libcuda, monkeypatch):
+    waited, driver = [], Driver()
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    libcuda(driver)
+    graph_pools.give_back_captured(1)
+    assert (waited, driver.trimmed) == ([1], [7])
+    libcuda(OSError("no such library"))
+    graph_pools.give_back_captured(0)
+    assert waited == [1]
 
 
 def test_missing_nvml_is_a_sentence(card, monkeypatch, caplog):
