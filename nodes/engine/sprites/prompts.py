@@ -1,6 +1,5 @@
 """One prompt per line: comments, alternatives, and which sprite gets which line."""
 
-import itertools
 import random
 import re
 from dataclasses import dataclass
@@ -89,22 +88,28 @@ def _pick(line: str, draw: random.Random) -> str:
 
 
 def combinations(line: str) -> list[str]:
-    """Return every reading of the line, the last alternatives varying fastest; raises BadInputError above 4096."""
-    found = [line]
-    while any(_BRACES.search(reading) for reading in found):
-        found = list(itertools.chain.from_iterable(_split_first(reading) for reading in found))
-        if len(found) > MAX_COMBINATIONS:
+    """Return every reading of the line once, the last alternatives varying fastest; raises BadInputError above 4096."""
+    # For the line and every pair of braces that is open: readings of the alternatives before this one, and of this one so far.
+    levels: list[tuple[list[str], list[str]]] = [([], [""])]
+    for piece in re.split(r"([{|}])", line):
+        before, current = levels[-1]
+        following = [piece]
+        if piece == "{":
+            levels.append(([], [""]))
+            continue
+        if piece == "|" and len(levels) > 1:
+            levels[-1] = (before + current, [""])
+            continue
+        if piece == "}":
+            levels.pop()
+            following = before + current
+            before, current = levels[-1]
+        if len(before) + len(current) * len(following) > MAX_COMBINATIONS:
             raise BadInputError(
                 f"{line!r} has more than {MAX_COMBINATIONS} combinations; set alternatives to pick or split the line."
             )
-    return found
-
-
-def _split_first(line: str) -> list[str]:
-    match = _BRACES.search(line)
-    if match is None:
-        return [line]
-    return [line[: match.start()] + choice + line[match.end() :] for choice in match[1].split("|")]
+        levels[-1] = (before, [start + end for start in current for end in following])
+    return levels[0][1]
 
 
 def join_parts(prefix: str, line: str, suffix: str) -> str:

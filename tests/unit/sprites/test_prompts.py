@@ -33,7 +33,8 @@ def test_every_combination_in_reading_order():
 
 
 def test_alternatives_nest_and_may_be_empty():
-    assert combinations("a{ {big|small}|} cat") == ["a big cat", "a cat", "a small cat", "a cat"]
+    assert combinations("a{ {big|small}|} cat") == ["a big cat", "a small cat", "a cat"]
+    assert combinations("{{a|b}|{c|d{e|f}}} | {g|h}") == [f"{x} | {y}" for x in ("a", "b", "c", "de", "df") for y in "gh"]
     assert set(lines("{x{1|2}|y}", count=50)) == {"x1", "x2", "y"}
 
 
