@@ -12,6 +12,7 @@ const RENEW_MS = 20_000;
 /**
  * @typedef {object} Server
  * @property {(event: string, listener: (event: CustomEvent) => void) => void} addEventListener
+ * @property {(event: string, listener: (event: CustomEvent) => void) => void} removeEventListener
  * @property {(route: string, options?: RequestInit) => Promise<Response>} fetchApi
  */
 

@@ -34,6 +34,7 @@ export class MemorySidebar {
   /** @type {(() => void)} */
   #unsubscribe;
   #endedRun = -1;
+  #numWaiting = Infinity; // not known before the first status
   #window = "1 minute";
   /** @type {NodeTable | null} */
   #table = null;
@@ -81,13 +82,16 @@ export class MemorySidebar {
     // The canvas takes the keys of everything that is not an input: Delete would remove the selected node.
     this.element.addEventListener("keydown", (event) => event.stopPropagation());
     this.#unsubscribe = feed.subscribe(() => this.#follow());
+    feed.server.addEventListener("status", this.#hearStatus);
     this.timer = setInterval(() => this.#readModels(), READING_MS);
     this.#readModels();
+    this.#readApplied();
   }
 
   /** Lets go of the page and the server. */
   dispose() {
     this.#unsubscribe();
+    this.feed.server.removeEventListener("status", this.#hearStatus);
     clearInterval(this.timer);
     this.chart.dispose();
     this.element.remove();
@@ -120,9 +124,15 @@ export class MemorySidebar {
     if (ended === this.#endedRun) return;
     this.#endedRun = ended;
     this.#readTable();
-    this.#readApplied();
     this.#readModels();
   }
+
+  /** Asks for a job's reports once ComfyUI has filed it, a moment after its run has ended; a lost connection has no detail. */
+  #hearStatus = (/** @type {CustomEvent} */ { detail }) => {
+    const numWaiting = detail?.exec_info.queue_remaining ?? 0;
+    if (numWaiting < this.#numWaiting) this.#readApplied();
+    this.#numWaiting = numWaiting;
+  };
 
   /**
    * @param {string} route

@@ -7,8 +7,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ WORKFLOW_DIR = PACK_ROOT / "workflows"
 SERVER_FLAGS = ("--cpu", "--disable-api-nodes", "--database-url=sqlite:///:memory:")
 PAGE_SETTINGS = {"Comfy.TutorialCompleted": True, "Comfy.Minimap.Visible": False, "Comfy.Graph.CanvasInfo": False}
 VIEWPORT: ViewportSize = {"width": 1920, "height": 1080}
+TIMEOUT_S = 90.0  # of every wait for a condition: only a failure takes as long, on a busy machine with one core too
 CHROMIUM_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 # What ComfyUI's own page logs without a network and on a server without user files.
 OFFLINE_NOISE = (
@@ -121,14 +123,14 @@ def small(workflow: dict[str, Any]) -> dict[str, Any]:
 
 def get_json(address: str, route: str) -> Any:
     """What the server answers to a GET."""
-    with DIRECT.open(f"{address}{route}", timeout=30) as response:
+    with DIRECT.open(f"{address}{route}", timeout=TIMEOUT_S) as response:
         return json.load(response)
 
 
 def post_json(address: str, route: str, body: Any) -> Any:
     """What the server answers to a POST of JSON, None for an empty answer."""
     request = urllib.request.Request(f"{address}{route}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-    with DIRECT.open(request, timeout=30) as response:
+    with DIRECT.open(request, timeout=TIMEOUT_S) as response:
         text = response.read()
         return json.loads(text) if text else None
 
@@ -137,7 +139,9 @@ class ComfyPage:
     """One tab on a running ComfyUI."""
 
     def __init__(self, browser: Browser, address: str) -> None:
+        self.address = address
         self.page: Page = browser.new_page(viewport=VIEWPORT)
+        self.page.set_default_timeout(TIMEOUT_S * 1000)
         self.console: list[str] = []
         self.page.on("console", lambda message: self._heard(message.type, message.text, message.location.get("url", "")))
         self.page.on("pageerror", lambda error: self.console.append(f"exception: {error}"))
@@ -187,9 +191,18 @@ class ComfyPage:
         self.settle()
 
     def settle(self) -> None:
-        """Give the page two drawn frames and the time that its fit animation takes."""
-        self.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        """Give the page two drawn frames, the time that its fit animation takes, and two frames that show its end."""
+        two_frames = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+        self.evaluate(two_frames)
         self.page.wait_for_timeout(300)
+        self.evaluate(two_frames)
+
+    def eventually(self, condition: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> bool:
+        """Whether the condition holds now or comes to hold in time, while the page goes on."""
+        deadline = time.monotonic() + timeout_s
+        while not (holds := bool(condition())) and time.monotonic() < deadline:
+            self.page.wait_for_timeout(50)
+        return holds
 
     def api_prompt(self) -> dict[str, Any]:
         """The open workflow in API format, by the page's own conversion."""
@@ -199,8 +212,8 @@ class ComfyPage:
         """The open workflow in UI format, as the page saves it."""
         return json.loads(self.evaluate("() => JSON.stringify(app.rootGraph.serialize())"))
 
-    def run(self, timeout_s: float = 60) -> None:
-        """Press Run and wait for the end of the prompt; raises if it fails."""
+    def run(self, timeout_s: float = 2 * TIMEOUT_S) -> None:
+        """Press Run and wait until the prompt has ended and the server has filed it; raises if it fails."""
         outcome = self.evaluate(
             """timeout => new Promise(done => {
                 const events = {execution_success: "success", execution_error: "error", execution_interrupted: "interrupted"};
@@ -213,6 +226,9 @@ class ComfyPage:
             timeout_s * 1000,
         )
         assert outcome == "success", outcome
+        assert self.eventually(
+            lambda: not any(get_json(self.address, "/queue").values())
+        )  # the page hears of the end before it is filed
 
     def reports(self) -> dict[str, str]:
         """What the visible nodes show in their report, by node title."""

@@ -53,7 +53,6 @@ def page(shared_page: ComfyPage) -> Iterator[ComfyPage]:
 def fresh(browser: Browser, address: str) -> Iterator[ComfyPage]:
     """A tab of its own; the test fails if it complained."""
     page = ComfyPage(browser, address)
-    page.page.set_default_timeout(15_000)
     yield page
     assert page.console == []
     page.close()

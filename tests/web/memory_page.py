@@ -4,13 +4,14 @@ import itertools
 import time
 from typing import Any
 
-from comfy_page import ComfyPage, get_json, post_json, read_workflow, small
+from comfy_page import TIMEOUT_S, ComfyPage, get_json, post_json, read_workflow, small
 from playwright.sync_api import Locator
 
 SIDEBAR = ".fastsprites-memory-sidebar"
 TOGGLE = "() => app.extensionManager.command.execute('Workspace.ToggleSidebarTab.fast-sprites')"
 PROBE = "app.canvas.graph.nodes.find(node => node.type === 'MemoryProbe')"
 CHART = f"{PROBE}.widgets.find(widget => widget.name === 'memory').element"
+SIDEBAR_CHART = f"document.querySelector('{SIDEBAR}').shadowRoot.querySelector('.fastsprites-memory-chart')"
 EMPTY = {"nodes": [], "links": [], "groups": [], "config": {}, "extra": {}, "version": 0.4}
 SEEDS = itertools.count(1000)
 
@@ -32,7 +33,7 @@ def queue_by_api(address: str, width: int) -> None:
         "77": {"class_type": "MemoryProbe", "inputs": {"value": ["1", 0], **widgets}},
     }
     queued = post_json(address, "/prompt", {"prompt": prompt, "client_id": "a program"})
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + TIMEOUT_S
     while not get_json(address, f"/history/{queued['prompt_id']}"):
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -83,11 +84,8 @@ def pixels(page: ComfyPage, chart: str = CHART, name: str = "ram") -> int:
 
 
 def is_drawn(page: ComfyPage, chart: str = CHART, name: str = "ram", more_than: int = 10) -> bool:
-    """Whether the chart has more pixels of a colour than that, now or within a few seconds: a busy machine draws late."""
-    deadline = time.monotonic() + 15
-    while (is_missing := pixels(page, chart, name) <= more_than) and time.monotonic() < deadline:
-        page.page.wait_for_timeout(100)
-    return not is_missing
+    """Whether the chart has, or comes to have, more pixels of a colour than that: a busy machine draws late."""
+    return page.eventually(lambda: pixels(page, chart, name) > more_than)
 
 
 def gpu_rows() -> list[list[float]]:

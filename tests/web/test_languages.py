@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from comfy_page import PACK_ROOT, ComfyPage
+from comfy_page import PACK_ROOT, TIMEOUT_S, ComfyPage
 from playwright.sync_api import Browser
 
 from .conftest import SCREENSHOTS
@@ -37,7 +37,7 @@ def words(language: str, file: str) -> dict[str, Any]:
 
 def set_language(address: str, language: str) -> None:
     request = urllib.request.Request(f"{address}/settings/Comfy.Locale", json.dumps(language).encode(), method="POST")
-    DIRECT.open(request, timeout=10).close()
+    DIRECT.open(request, timeout=TIMEOUT_S).close()
 
 
 @pytest.fixture(params=["zh", "ja"])
