@@ -27,6 +27,7 @@ sys.path.insert(0, str(HERE.parent))
 importlib.import_module("conftest")  # makes the pack importable
 finish = importlib.import_module("fast_sprites.nodes.engine.pixel.finish")
 colour = importlib.import_module("fast_sprites.nodes.engine.pixel.colour")
+ciede2000 = importlib.import_module("fast_sprites.tests.unit.pixel.ciede2000").ciede2000
 
 
 def draw(checkpoint: Path, nodes: ModuleType, count: int, steps: int) -> tuple[NDArray[np.uint8], Any]:
@@ -69,7 +70,7 @@ def round_trip(vae: Any, count: int) -> None:
         arts.append(art)
         true, labels = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
         counts.append(len(art.palette) - len(true))
-        distance = colour.ciede2000(colour.srgb_to_lab(true)[:, None], colour.srgb_to_lab(art.palette)[None])
+        distance = ciede2000(colour.srgb_to_lab(true)[:, None], colour.srgb_to_lab(art.palette)[None])
         errors.append(distance.min(axis=1).mean())
         if art.native.shape == pixels.shape:
             gap = np.linalg.norm(colour.srgb_to_lab(art.cells)[:, :, None] - colour.srgb_to_lab(true), axis=-1)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ..errors import BadInputError
 from .background import background_alpha, bleed_under_alpha
-from .cells import CellLines
+from .cells import CellLines, even_lines
 from .grid import PixelGrid
 from .snap import Fallback, SnapRequest, snap_batch
 
@@ -60,10 +60,6 @@ def _cell_share(mask: NDArray[np.bool_], lines: CellLines) -> NDArray[np.float64
     return np.diff(np.diff(corners, axis=0), axis=1) / area
 
 
-def _even_lines(height: int, width: int, rows: int, columns: int) -> CellLines:
-    return CellLines(np.linspace(0, width, columns + 1, dtype=np.float32), np.linspace(0, height, rows + 1, dtype=np.float32))
-
-
 def snap_images(
     image: torch.Tensor,
     mask: torch.Tensor | None,
@@ -108,7 +104,7 @@ def cut_background_images(
         if mask is None:
             raise BadInputError("The method 'mask' needs a mask; connect one or choose 'plain background'.")
         masks = to_masks(mask, count)
-        marked = majority(masks, (_even_lines(masks.shape[1], masks.shape[2], height, width),) * count)
+        marked = majority(masks, (even_lines(masks.shape[1], masks.shape[2], height, width),) * count)
         opaque = marked if mask_marks == "sprite" else ~marked
     else:
         opaque = np.stack([background_alpha(c, enclosed_holes=enclosed_holes, tolerance=tolerance) > 0 for c in cells])

@@ -22,6 +22,11 @@ class CellLines:
     rows: Floats
 
 
+def even_lines(height: int, width: int, rows: int, columns: int) -> CellLines:
+    """Return the lines of cells of one size in a picture of `height` and `width` px."""
+    return CellLines(np.linspace(0, width, columns + 1, dtype=np.float32), np.linspace(0, height, rows + 1, dtype=np.float32))
+
+
 def taps_between(lines: Floats, count: int, share: float, limit: int) -> NDArray[np.intp]:
     """Return `count` px positions spread over the central `share` of each interval, shape (intervals, count)."""
     # of cells that the picture's border cuts, what is inside
@@ -50,16 +55,15 @@ def tap_deviation(taps: Floats) -> Floats:
     return np.abs(taps - taps.mean(axis=0)).mean(axis=0).sum(axis=-1)
 
 
-def sample_cells(picture: NDArray[np.floating], lines: CellLines, pitch: float) -> tuple[Floats, Floats]:
-    """Return the colour (h, w, 3) and the spread (h, w) of each cell: the mean of the half of its taps nearest to their median."""
+def sample_cells(picture: NDArray[np.floating], lines: CellLines, pitch: float) -> Floats:
+    """Return the colour of each cell (h, w, 3): the mean of the half of its taps nearest to their median."""
     count = int(np.clip(pitch // 2, 4, 8)) if pitch >= 6 else 3 if pitch >= 3 else 1
     taps = gather_taps(picture, lines, count, 0.5)
     middle = np.partition(taps, len(taps) // 2, axis=0)[len(taps) // 2]
     distance = np.abs(taps - middle).sum(axis=-1)
     near = distance <= np.partition(distance, len(taps) // 2, axis=0)[len(taps) // 2]
     cells = (taps * near[..., None]).sum(axis=0) / near.sum(axis=0)[..., None]
-    spread = distance.mean(axis=0)
-    return _before_clipping(cells.astype(np.float32), _NOISE_FOR_SPREAD * float(np.median(spread))), spread
+    return _before_clipping(cells.astype(np.float32), _NOISE_FOR_SPREAD * float(np.median(distance.mean(axis=0))))
 
 
 def _before_clipping(cells: Floats, noise: float) -> Floats:

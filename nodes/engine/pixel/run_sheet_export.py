@@ -98,7 +98,7 @@ def export_sheet(
         image=f"{stem}.png",
         indexed=indexed,
         frame_ms=options.frame_ms,
-        sprite_facts=_sprite_facts(layout, frames, palette, grid, seeds),
+        sprite_facts=_sprite_facts(layout, palette, grid, seeds),
     )
     contents = {f"{stem}.png": png, f"{stem}.json": json_text.encode()}
     if options.godot != "none":
@@ -127,7 +127,7 @@ def _rgba_frames(image: torch.Tensor, mask: torch.Tensor | None) -> NDArray[np.u
 
 
 def _sprite_facts(
-    layout: SheetLayout, frames: NDArray[np.uint8], palette: Palette | None, grid: PixelGrid | None, seeds: Sequence[int] | None
+    layout: SheetLayout, palette: Palette | None, grid: PixelGrid | None, seeds: Sequence[int] | None
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "cell": {"w": layout.cell_width, "h": layout.cell_height},

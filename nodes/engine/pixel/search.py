@@ -41,13 +41,12 @@ class Track:
 
 @dataclass(frozen=True)
 class FoundGrid:
-    """A grid for every picture; `deviation` is the colour deviation inside its cells, `concentration` how well edges share a phase."""
+    """A grid for every picture; `concentration` is how well edges share a phase."""
 
     width: int
     height: int
     pitch: float
     lines: tuple[CellLines, ...]
-    deviation: float
     concentration: float
 
 
@@ -55,8 +54,6 @@ class FoundGrid:
 class _Candidate:
     pitch: float
     tracks: list[Track]
-    lines: list[CellLines]
-    deviation: float
     concentration: float
     drawn: float
     score: float
@@ -169,9 +166,8 @@ def _judge(
     deviation = float(np.mean([np.quantile(tap_deviation(picture_taps), quantile) for picture_taps in taps]))
     drawn = float(np.mean([_all_lines_drawn(picture_taps.mean(axis=0)) for picture_taps in taps]))
     # Of a pitch and its fraction that explain the picture alike, the larger one is the drawing's.
-    return _Candidate(
-        refined, tracks, lines, deviation, concentration, drawn, drawn**2 * concentration**1.5 / (deviation + 8.0) * pitch**0.3
-    )
+    score = drawn**2 * concentration**1.5 / (deviation + 8.0) * pitch**0.3
+    return _Candidate(refined, tracks, concentration, drawn, score)
 
 
 def _all_lines_drawn(cells: Floats) -> float:
@@ -231,7 +227,7 @@ def find_grid(pictures: NDArray[np.floating]) -> FoundGrid | None:
     # lines that hardly part colours weaken the drawn ones in the spectrum of their own pitch, but agree with them at half of it
     faint = [candidate for candidate in judged if candidate.drawn < 1 and abs(chosen.pitch / candidate.pitch - 2) < 0.05]
     strength = max([strength, *(candidate.concentration for candidate in faint)])
-    return FoundGrid(*count, pitch, lines, chosen.deviation, strength)
+    return FoundGrid(*count, pitch, lines, strength)
 
 
 def fit_grid(pictures: NDArray[np.floating], count: tuple[int, int]) -> FoundGrid:
@@ -247,7 +243,7 @@ def fit_grid(pictures: NDArray[np.floating], count: tuple[int, int]) -> FoundGri
             sure = tracked[evidence[tracked] > SURE]
             placed.append(place_lines(sure, evidence, pitches[axis], count[axis], whole=True))
         lines.append(_settled(strips, _fitted(strips, CellLines(*placed), pitches, count), pitches))
-    return FoundGrid(*count, (pitches[0] * pitches[1]) ** 0.5, tuple(lines), 0.0, 1.0)
+    return FoundGrid(*count, (pitches[0] * pitches[1]) ** 0.5, tuple(lines), 1.0)
 
 
 def _fitted(strips: Strips, rough: CellLines, pitches: tuple[float, float], count: tuple[int, int]) -> CellLines:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import BadInputError
-from .cells import CellLines, sample_cells
+from .cells import CellLines, even_lines, sample_cells
 from .colour import Floats
 from .grid import PixelGrid
 from .search import FoundGrid, find_grid, fit_grid
@@ -34,10 +34,9 @@ class SnapRequest:
 
 @dataclass(frozen=True)
 class Snapped:
-    """Native pictures: `cells` (B, h, w, 3) sRGB 0..255, `spread` (B, h, w) deviation inside each cell, and their grid."""
+    """Native pictures: `cells` (B, h, w, 3) sRGB 0..255, and their grid."""
 
     cells: Floats
-    spread: Floats
     grid: PixelGrid
 
 
@@ -52,8 +51,8 @@ def snap_batch(pictures: NDArray[np.floating], request: SnapRequest) -> Snapped:
             f"The pictures are {width}x{height} px; at most {MAX_SIDE} a side can be searched, so scale them down."
         )
     grid = _choose_grid(pictures, request)
-    sampled = [sample_cells(picture, lines, grid.pitch) for picture, lines in zip(pictures, grid.lines, strict=True)]
-    return Snapped(np.stack([cells for cells, _ in sampled]), np.stack([spread for _, spread in sampled]), grid)
+    cells = [sample_cells(picture, lines, grid.pitch) for picture, lines in zip(pictures, grid.lines, strict=True)]
+    return Snapped(np.stack(cells), grid)
 
 
 def _choose_grid(pictures: NDArray[np.floating], request: SnapRequest) -> PixelGrid:
@@ -86,7 +85,7 @@ def _without_grid(pictures: NDArray[np.floating], request: SnapRequest, confiden
         scale = request.fallback_size / max(width, height)
         columns, rows = (min(side, max(1, round(side * scale))) for side in (width, height))
         taken = f"took the fallback size of {columns}x{rows} pixels."
-    lines = CellLines(np.linspace(0, width, columns + 1, dtype=np.float32), np.linspace(0, height, rows + 1, dtype=np.float32))
+    lines = even_lines(height, width, rows, columns)
     return PixelGrid(columns, rows, width / columns, (lines,) * count, confidence, False, f"{problem}: {taken}")
 
 
@@ -104,4 +103,4 @@ def _search(pictures: NDArray[np.floating], fixed: tuple[int, int] | None) -> Fo
     if found is None:
         return None
     lines = tuple(CellLines(line.columns * factor, line.rows * factor) for line in found.lines)
-    return FoundGrid(found.width, found.height, found.pitch * factor, lines, found.deviation, found.concentration)
+    return FoundGrid(found.width, found.height, found.pitch * factor, lines, found.concentration)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from fast_sprites.nodes.engine.pixel.colour import ciede2000, lab_to_srgb, srgb_to_lab
+from ciede2000 import ciede2000
+from fast_sprites.nodes.engine.pixel.colour import lab_to_srgb, srgb_to_lab
 from PIL import Image
 
 Level = Literal["easy", "medium", "hard"]

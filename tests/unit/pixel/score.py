@@ -22,10 +22,11 @@ if __name__ == "__main__":
     import conftest  # noqa: F401  makes the pack importable
 
 from fast_sprites.nodes.engine.pixel.background import reaches_border
-from fast_sprites.nodes.engine.pixel.colour import ciede2000, srgb_to_lab
+from fast_sprites.nodes.engine.pixel.colour import srgb_to_lab
 from fast_sprites.nodes.engine.pixel.finish import PixelArt, pixelate, pixelate_batch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+from ciede2000 import ciede2000
 from generator import LEVELS, SIZES, Case, Level, make_case
 
 _BATCH = 8

@@ -94,7 +94,7 @@ def test_cells_that_the_border_cuts_are_sampled_within_it():
     picture[:, :4] = 200.0
     picture[:, 0] = 80.0  # noise of one px
     lines = CellLines(np.array([-6, 4, 14, 24], dtype=np.float32), np.array([0, 10, 20], dtype=np.float32))
-    cells, _ = sample_cells(picture, lines, 10.0)
+    cells = sample_cells(picture, lines, 10.0)
     assert np.all(cells[:, 0] == 200.0)
 
 
