@@ -34,12 +34,11 @@ class UnreachableError(ClientError):
 
 
 class PromptRefusedError(ClientError):
-    """The server's validation refused a prompt; `reasons` holds one sentence for each cause."""
+    """The server's validation refused a prompt."""
 
     def __init__(self, reasons: tuple[str, ...]) -> None:
-        """Join the reasons into the message."""
+        """Join the reasons, one for each cause, into the message."""
         super().__init__("ComfyUI refused the workflow: " + "; ".join(reasons))
-        self.reasons = reasons
 
 
 @dataclass(frozen=True)

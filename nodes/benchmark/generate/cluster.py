@@ -112,7 +112,7 @@ class _Batch:
     def run(self) -> None:
         count = self._spec.num_workers or self._room()
         actor = self._ray.remote(SpriteWorker)
-        self._workers = [_Worker(number, self._start(actor, number)) for number in range(1, count + 1)]
+        self._workers = [_Worker(number, self._start(actor)) for number in range(1, count + 1)]
         for worker in self._workers:
             self._ask(worker)
         began = time.monotonic()
@@ -143,7 +143,7 @@ class _Batch:
             )
         return min(shares) if shares else len(nodes)
 
-    def _start(self, actor: Any, number: int) -> Any:
+    def _start(self, actor: Any) -> Any:
         options = actor.options(
             num_cpus=0 if self._spec.gpus_per_worker else 1,
             num_gpus=self._spec.gpus_per_worker,

@@ -27,7 +27,7 @@ def report(reading: MemoryReading, label: str = "") -> str:
 def _device_lines(reading: MemoryReading) -> list[str]:
     lines = []
     if (memory := reading.torch) is not None:
-        lines.append(f"{reading.device}")
+        lines.append(reading.device)
         lines.append(f"torch: {memory.active_gib:.1f} GiB active, {memory.reserved_gib:.1f} GiB reserved")
         lines.append(
             f"Peak since reset: {memory.peak_allocated_gib:.1f} GiB allocated, {memory.peak_reserved_gib:.1f} GiB reserved"
