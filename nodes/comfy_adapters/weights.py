@@ -4,6 +4,7 @@ Under DynamicVRAM every layer asks for its weight at every call, which costs mor
 layer is asked once per run, with LoRA applied by ComfyUI's own code, and stays pinned until released.
 """
 
+import weakref
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -148,18 +149,18 @@ def replaced_weights(patcher: Any, device: torch.device, modules: Iterable[Any])
 
 
 class WeightsSeen:
-    """The weights and biases of modules at one moment; values written over them where they lie are not told apart."""
+    """The weights and biases of modules at one moment, not held; values written over them where they lie are not told apart."""
 
     def __init__(self, patcher: Any, device: torch.device, modules: Iterable[Any]):
         modules = tuple(modules)
         self._model = patcher.model
         self._version = device, weights_version(patcher), replaced_weights(patcher, device, modules)
-        self._tensors = tuple(tensor for m in modules for tensor in (m.weight, m.bias))
+        self._tensors = tuple(weakref.ref(tensor) for m in modules for tensor in (m.weight, m.bias) if tensor is not None)
 
     def same_as(self, other: "WeightsSeen") -> bool:
         """Tell whether both are of one model on one device and hold the same tensors, patched alike."""
-        same = self._model is other._model and self._version == other._version
-        return same and all(a is b for a, b in zip(self._tensors, other._tensors, strict=True))
+        same = self._model is other._model and self._version == other._version and len(self._tensors) == len(other._tensors)
+        return same and all(a() is b() is not None for a, b in zip(self._tensors, other._tensors, strict=True))
 
 
 def evict_unheld(patcher: Any, device: torch.device) -> None:

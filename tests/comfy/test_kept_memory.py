@@ -284,3 +284,14 @@ def test_a_decode_takes_its_own_weights_from_nobody(pack_nodes, tiny_sdxl, press
     del vae
     gc.collect()
     assert entries("OptimizeVAE") == []
+
+
+def test_the_vaes_weights_that_comfyui_moves_away_are_gone(pack_nodes, tiny_sdxl, pressure):
+    vae, _ = optimize_vae(pack_nodes, tiny_sdxl.vae, channels_last="on")
+    convolution = vae.first_stage_model.decoder.conv_in
+    vae.patcher.add_patches({"decoder.conv_in.weight": ("diff", (convolution.weight * 0.5,))}, 1.0)
+    expected = vae.decode(latents())
+    patched = weakref.ref(convolution.weight)
+    assert vae.patcher.partially_unload(CPU, 1e30) > 0
+    assert patched() is None
+    assert torch.equal(vae.decode(latents()), expected)
