@@ -24,7 +24,7 @@ from fast_sprites.nodes.comfy_adapters.memory import held_models
 from fast_sprites.nodes.engine.memory.graph_pools import captured_bytes, own_bytes
 from fast_sprites.nodes.engine.unet import graphs
 
-from .engine_checks import DEVICE, ON_CPU, TOLERANCE, device_memory, encode, optimize, relative_error, sample
+from .engine_checks import DEVICE, ON_CPU, STEPS, TOLERANCE, device_memory, encode, optimize, relative_error, sample
 from .test_engine_vae import latents
 from .test_engine_vae import optimize as optimize_vae
 
@@ -173,6 +173,8 @@ def test_prompts_in_a_row_on_a_small_card(full, small_card, watch):
                 f"replays {watch.replays}, {sizes}, {torch.cuda.mem_get_info()[0] / GIB:.2f} GiB free"
             )
             assert relative_error(picture, drawn.setdefault(text, picture)) < TOLERANCE
+            if DYNAMIC:
+                assert watch.replays >= STEPS - 1, "the engine did not run"
             if DYNAMIC and (turn, text) != (0, "red slime"):
                 assert watch.captures == 0, "captured again without need"
 
@@ -198,3 +200,5 @@ def test_a_second_model_on_a_small_card(full, small_card, watch):
         again = sample(ours, conds, width=1024, height=1024)
         print(f"turn {turn}: {watch.captures} captures, stock {watch.stock}, replays {watch.replays}")
         assert relative_error(again, drawn) < TOLERANCE
+        if DYNAMIC:
+            assert watch.replays >= STEPS - 1, "the engine did not run"
