@@ -22,6 +22,7 @@ import torch  # noqa: E402
 load_pack()
 sys.path.append(str(Path(__file__).resolve().parent))  # start_comfyui() took it off the front
 import engine_checks  # noqa: E402
+import pytest  # noqa: E402
 
 notes: list[str] = []
 
@@ -38,7 +39,7 @@ def main() -> dict[str, object]:
     logging.getLogger("fast_sprites").addHandler(Notes())
     model, clip = comfy.sd.load_checkpoint_guess_config(checkpoint)[:2]
     conds = engine_checks.encode(clip)
-    patch = engine_checks.pytest.MonkeyPatch()
+    patch = pytest.MonkeyPatch()
     if ON_CPU:
         engine_checks.use_stand_in_graphs(patch)
     watch = engine_checks.Watch(patch)

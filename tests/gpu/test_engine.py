@@ -67,7 +67,7 @@ def test_new_prompts_and_seeds_replay_the_same_graph(tiny, conds, watch):
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_lora_swapped_between_runs(tiny, conds, watch, order):
+def test_lora_swapped_between_runs(tiny, conds, order):
     ours = optimize(tiny.model)[0]
     plain = sample(tiny.model, conds)
     for strength, seed in ((1.0, 5), (-0.5, 5), (1.0, 6)):
@@ -149,7 +149,7 @@ def test_hires_pass_at_another_size(tiny, conds, watch):
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_v_prediction(comfyui, tiny, conds, watch, order):
+def test_v_prediction(tiny, conds, watch, order):
     from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
     patch = ModelSamplingDiscrete().patch
@@ -160,7 +160,7 @@ def test_v_prediction(comfyui, tiny, conds, watch, order):
 
 
 @pytest.mark.parametrize("order", ["before", "after"])
-def test_model_merging(comfyui, tiny, other_model, conds, watch, order):
+def test_model_merging(tiny, other_model, conds, watch, order):
     from comfy_extras.nodes_model_merging import ModelMergeSimple
 
     merge = ModelMergeSimple().merge
@@ -188,7 +188,7 @@ def test_image_to_image_with_a_noise_mask(tiny, conds, watch):
     check(watch, optimize(tiny.model)[0], tiny.model, conds, latent=latent, denoise=0.9)
 
 
-def test_two_branches_with_other_settings_from_one_loader(tiny, conds, watch):
+def test_two_branches_with_other_settings_from_one_loader(tiny, conds):
     expected = sample(tiny.model, conds)
     first, second = optimize(tiny.model)[0], optimize(tiny.model, engine="eager", attention="sdpa", cudnn_autotune="on")[0]
     third = optimize(tiny.model, engine="off", attention="sdpa")[0]
@@ -198,7 +198,7 @@ def test_two_branches_with_other_settings_from_one_loader(tiny, conds, watch):
     assert torch.equal(sample(tiny.model, conds), expected)
 
 
-def test_a_lora_scheduled_by_hooks_is_left_to_comfyui(comfyui, tiny, conds, watch):
+def test_a_lora_scheduled_by_hooks_is_left_to_comfyui(tiny, conds, watch):
     import comfy.hooks
     from node_helpers import conditioning_set_values
 

@@ -49,7 +49,7 @@ def reaches_the_picture(model: Any, conds: Any) -> bool:
     return relative_error(sample(patched(model, CALLED["attn2_output_patch"]), conds), plain) > VISIBLE
 
 
-def test_core_torch_compile_ignores_a_later_patch_and_ours_does_not(comfyui, tiny, conds):
+def test_core_torch_compile_ignores_a_later_patch_and_ours_does_not(tiny, conds):
     """ComfyUI's TorchCompileModel (0.30.0) drops every guard on transformer_options, and with them the patches.
 
     The guards are Dynamo's, so backend "eager" shows it as inductor does and needs no C compiler.
@@ -65,7 +65,7 @@ def test_core_torch_compile_ignores_a_later_patch_and_ours_does_not(comfyui, tin
     assert reaches_the_picture(optimize(tiny.model)[0], conds)
 
 
-def test_a_model_that_core_compiled_is_refused_by_its_name(comfyui, tiny):
+def test_a_model_that_core_compiled_is_refused_by_its_name(tiny):
     from comfy_extras.nodes_torch_compile import TorchCompileModel
 
     compiled = TorchCompileModel.execute(tiny.model, "eager").args[0]
@@ -93,7 +93,7 @@ BREAKS_UNDER_DYNAMIC_VRAM = {  # without any of ours
 
 
 @pytest.mark.parametrize("name", list(PACKS))
-def test_whole_packs(tiny, conds, watch, monkeypatch, caplog, name):
+def test_whole_packs(tiny, conds, monkeypatch, caplog, name):
     """After the engine has drawn and captured: stock's picture with that pack, or a refusal that names it."""
     if name in BREAKS_UNDER_DYNAMIC_VRAM and type(tiny.model).__name__ == "ModelPatcherDynamic":
         pytest.skip(BREAKS_UNDER_DYNAMIC_VRAM[name])
