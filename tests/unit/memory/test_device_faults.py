@@ -3,20 +3,12 @@
 import logging
 import types
 
-import pytest
 import torch
 from fast_sprites.nodes.engine.memory import nvml, readings
 from fast_sprites.nodes.engine.memory.readings import GIB
 from fast_sprites.nodes.engine.memory.samples import take_quick_sample, take_sample
 
-from .test_readings import CUDA, UUID, Card, pool
-
-
-@pytest.fixture
-def card(monkeypatch):
-    yield Card(monkeypatch)
-    readings._cuda_properties.cache_clear()
-    nvml._open.cache_clear()
+from .made_up_card import CUDA, UUID, pool
 
 
 def test_nvml_that_stops_answering_leaves_cudas_figures(card, caplog):

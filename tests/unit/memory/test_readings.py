@@ -4,7 +4,6 @@ import logging
 import sys
 import time
 import types
-from typing import Any
 
 import psutil
 import pytest
@@ -15,82 +14,7 @@ from fast_sprites.nodes.engine.memory.profile import profile
 from fast_sprites.nodes.engine.memory.readings import GIB, ComfyMemory, HeldModel, read_memory
 from fast_sprites.nodes.engine.memory.report import comparison, report
 
-CPU = torch.device("cpu")
-CUDA = torch.device("cuda", 0)
-UUID = "1b2c"
-
-
-def pool(current, peak):
-    return {"all": {"current": current * GIB, "peak": peak * GIB}}
-
-
-class Card:
-    """A CUDA device and its driver as torch and NVML show them, without the hardware."""
-
-    def __init__(self, monkeypatch, *, integrated=False, hip=None):
-        self.reset_calls = 0
-        self.stats = {
-            "allocated_bytes": pool(2, 5),
-            "active_bytes": pool(3, 6),
-            "reserved_bytes": pool(4, 7),
-            "num_alloc_retries": 1,
-            "num_ooms": 2,
-        }
-        self.processes = [
-            types.SimpleNamespace(pid=1, usedGpuMemory=8 * GIB),
-            types.SimpleNamespace(pid=77, usedGpuMemory=5 * GIB),
-        ]
-        self.nvml_error: Exception | None = None
-        self.has_nvml_v2 = True
-        self.allocator = "cudaMallocAsync"
-        properties = types.SimpleNamespace(name="Card", is_integrated=integrated, uuid=UUID)
-        readings._cuda_properties.cache_clear()
-        nvml._open.cache_clear()
-        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-        monkeypatch.setattr(torch.cuda, "memory_stats_as_nested_dict", lambda index: self.stats)
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (6 * GIB, 24 * GIB))
-        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self._reset)
-        monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: self.allocator)
-        monkeypatch.setattr(torch.cuda, "memory_snapshot", self._segments)
-        monkeypatch.setattr(graph_pools, "captured_bytes", {0: 3 * GIB, 1: 0}.__getitem__)
-        monkeypatch.setattr(torch.version, "hip", hip)
-        for forbidden in ("empty_cache", "synchronize"):
-            monkeypatch.setattr(torch.cuda, forbidden, lambda *_: pytest.fail("reading must not change what it measures"))
-        monkeypatch.setattr(nvml, "os", types.SimpleNamespace(getpid=lambda: 77))
-        module: Any = types.ModuleType("pynvml")
-        module.NVMLError = type("NVMLError", (Exception,), {})
-        module.nvmlMemory_v2 = 2
-        module.nvmlInit = self._init
-        module.nvmlDeviceGetHandleByUUID = {f"GPU-{UUID}": object()}.__getitem__
-        module.nvmlDeviceGetMemoryInfo = self._memory_info
-        module.nvmlDeviceGetComputeRunningProcesses = lambda handle: self.processes
-        self.module = module
-        monkeypatch.setitem(sys.modules, "pynvml", module)
-
-    def _init(self):
-        if self.nvml_error is not None:
-            raise self.nvml_error
-
-    def _memory_info(self, handle, version=None):
-        if version is not None and not self.has_nvml_v2:
-            raise self.module.NVMLError("Function Not Found")
-        # The first version counts what the driver reserves for itself as used.
-        return types.SimpleNamespace(used=14 * GIB if version else 15 * GIB, total=24 * GIB)
-
-    def _segments(self):  # torch 2.8's takes no include_traces
-        pools = [(0, (0, 0)), (0, (0, 1)), (0, (7, 0)), (1, (0, 2))]
-        return [{"device": device, "segment_pool_id": pool_id, "total_size": GIB} for device, pool_id in pools]
-
-    def _reset(self, device):
-        self.reset_calls += 1
-        assert device == CUDA
-
-
-@pytest.fixture
-def card(monkeypatch):
-    yield Card(monkeypatch)
-    readings._cuda_properties.cache_clear()
-    nvml._open.cache_clear()
+from .made_up_card import CPU, CUDA, Card, Holder, pool
 
 
 def test_torchs_figures_stay_apart(card):
@@ -121,93 +45,6 @@ def test_a_sample_asks_for_no_processes(card):
     card.module.nvmlDeviceGetComputeRunningProcesses = lambda handle: pytest.fail("processes were asked for")
     driver = read_memory(CUDA, processes=False).driver
     assert (driver.used_gib, driver.outside_torch_gib, driver.other_processes_gib) == (14, 10, None)
-
-
-class Holder:
-    """Something that owns graphs."""
-
-
-def test_graphs_of_the_pack_count_while_they_live(card):
-    first, second = Holder(), Holder()
-    graph_pools.count_own(first, CUDA, 1 * GIB)
-    graph_pools.count_own(second, torch.device("cuda", 1), 4 * GIB)
-    assert read_memory(CUDA).graphs == readings.GraphMemory(own_gib=1, captured_gib=3)
-    graph_pools.count_own(first, CUDA, 2 * GIB)  # another shape
-    assert readings.own_graphs_gib(CUDA) == 2
-    assert read_memory(CPU).graphs == readings.GraphMemory(own_gib=0, captured_gib=0)
-    del first
-    assert (readings.own_graphs_gib(CUDA), readings.own_graphs_gib(torch.device("cuda", 1))) == (0, 4)
-    del second
-    assert graph_pools._own == {}
-
-
-def test_private_pools_of_torchs_allocator_are_counted_only_when_asked_for(card):
-    card.allocator = "native"
-    assert read_memory(CUDA).graphs.captured_gib is None
-    assert read_memory(CUDA, private_pools=True).graphs.captured_gib == 2
-    assert read_memory(torch.device("cuda", 0), private_pools=True).driver == read_memory(CUDA).driver
-
-
-class Driver:
-    """libcuda with two cards, the second of which is handle 7."""
-
-    def __init__(self, status=0):
-        self.status = status
-        self.trimmed = []
-
-    def cuDeviceGet(self, handle, index):  # noqa: N802 - the driver's name
-        handle._obj.value = {0: 0, 1: 7}[index]
-        return 0
-
-    def cuDeviceGetGraphMemAttribute(self, card, attribute, value):  # noqa: N802
-        assert attribute == 2
-        value._obj.value = {0: 5 * GIB, 7: 6 * GIB}[card]
-        return self.status
-
-    def cuDeviceGraphMemTrim(self, card):  # noqa: N802
-        self.trimmed.append(card)
-
-
-@pytest.fixture
-def libcuda(monkeypatch):
-    """Sets what the driver is; an OSError is none."""
-
-    def use(driver):
-        def load(name):
-            assert name in ("libcuda.so.1", "nvcuda.dll")
-            if isinstance(driver, Exception):
-                raise driver
-            return driver
-
-        monkeypatch.setattr(graph_pools.ctypes, "CDLL", load)
-        graph_pools._driver.cache_clear()
-
-    yield use
-    graph_pools._driver.cache_clear()
-
-
-def test_the_driver_says_what_captures_took(libcuda, monkeypatch):
-    libcuda(Driver())
-    assert (graph_pools.captured_bytes(0), graph_pools.captured_bytes(1)) == (5 * GIB, 6 * GIB)
-    libcuda(Driver(status=201))  # CUDA_ERROR_INVALID_CONTEXT
-    assert graph_pools.captured_bytes(0) is None
-    for absent in (OSError("no such library"), types.SimpleNamespace()):  # a driver before CUDA 11.4 lacks the function
-        libcuda(absent)
-        assert graph_pools.captured_bytes(0) is None
-    libcuda(Driver())
-    monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert graph_pools.captured_bytes(0) is None
-
-
-def test_what_captures_took_is_given_back_once_the_device_is_idle(libcuda, monkeypatch):
-    waited, driver = [], Driver()
-    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
-    libcuda(driver)
-    graph_pools.give_back_captured(1)
-    assert (waited, driver.trimmed) == ([1], [7])
-    libcuda(OSError("no such library"))
-    graph_pools.give_back_captured(0)
-    assert waited == [1]
 
 
 def test_missing_nvml_is_a_sentence(card, monkeypatch, caplog):
