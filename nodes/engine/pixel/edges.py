@@ -30,7 +30,7 @@ def picture_strips(picture: NDArray[np.floating]) -> Strips:
 
 
 def edge_profiles(strips: Strips) -> tuple[Floats, Floats]:
-    """Return edge votes of a picture (H, W, 3): W + 1 for borders between columns, H + 1 for borders between rows.
+    """Return edge votes of a picture's strips: W + 1 for borders between columns, H + 1 for borders between rows.
 
     Place x stands for the border left of px x.
     """

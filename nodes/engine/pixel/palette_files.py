@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from ..errors import BadInputError
 from .builtin_palettes import BUILTIN_PALETTES
+from .palette import MAX_COLOURS
 
 PALETTE_EXTENSIONS = (".hex", ".gpl", ".pal", ".png")
-MAX_COLOURS = 256
 _MAX_FILE_BYTES = 4 * 1024 * 1024
 _MAX_STRIP_PIXELS = 4096 * 4096
 

@@ -14,7 +14,8 @@ def encode_prompts(clip: Any, prompts: list[SpritePrompt], negative: str) -> tup
     """Return positive and negative conditioning; the positive has one row per sprite, or per period of a repeating list.
 
     Prompts that need different numbers of tokens are repeated to their least common multiple, as ComfyUI's CONDCrossAttn.concat does
-    with positive and negative: attention over repeated tokens is the same attention. Raises BadInputError without a CLIP and for half a character.
+    with positive and negative: attention over repeated tokens is the same attention. Raises BadInputError without a CLIP and for half a
+    character.
     """
     if clip is None:
         raise BadInputError("clip is empty: the checkpoint has no text encoder; load one with DualCLIPLoader.")

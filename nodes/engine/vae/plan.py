@@ -28,8 +28,8 @@ class VaeSettings:
 class VaeFacts:
     """The loaded VAE: `not_sdxl_because` is empty for every AutoencoderKL of SDXL's shape (4 latent channels, 8x).
 
-    `decode_replaced_by` names who else has replaced this VAE's decode; `lacks` tells what this ComfyUI does not have for any technique, `decoder_lacks` for the decoder, `keeping_lacks` for its weights'
-    staying between decodes; "" when everything is there.
+    `decode_replaced_by` names who else has replaced this VAE's decode; `lacks` tells what this ComfyUI does not have for any technique,
+    `decoder_lacks` for the decoder, `keeping_lacks` for its weights' staying between decodes; "" when everything is there.
     """
 
     vae_class: str
