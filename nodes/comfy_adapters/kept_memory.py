@@ -72,6 +72,11 @@ class KeptMemory:
         loaded.model_load()
         management.current_loaded_models.insert(0, loaded)
 
+    @property
+    def is_offered(self) -> bool:
+        """Tell whether ComfyUI can ask for the memory now."""
+        return self._patcher is not None and self._patcher.size > 0
+
     def withdraw(self) -> None:
         """Take the entry off the list; never from a callback of ComfyUI's, which goes through it by index."""
         if self._patcher is None:

@@ -47,7 +47,7 @@ def test_a_clone_that_dies_between_two_runs_costs_no_capture(
     assert graphs.captures == CAPTURED
 
 
-def test_a_dead_clones_engine_goes_with_its_model(comfyui, pack_nodes, tiny_sdxl, optimized, conds, on_demand):
+def test_a_dead_clones_engine_goes_with_its_model(comfyui, pack_nodes, tiny_sdxl, optimized, conds):
     import comfy.model_management
 
     before = prepared(pack_nodes)
@@ -59,6 +59,25 @@ def test_a_dead_clones_engine_goes_with_its_model(comfyui, pack_nodes, tiny_sdxl
         assert prepared(pack_nodes) == before + 1
         unload()
         assert prepared(pack_nodes) == before
+
+
+def test_a_stock_branch_between_two_runs_costs_no_capture_where_weights_stay_in_place(
+    comfyui, pack_nodes, tiny_sdxl, optimized, graphs, conds, on_demand
+):
+    import comfy.model_management
+
+    before, stock = prepared(pack_nodes), sample(comfyui, tiny_sdxl.model, conds)
+    other_lora = lora(tiny_sdxl.model, 0.7)
+    sample(comfyui, optimized, conds)
+    drawn = sample(comfyui, optimized, conds)  # by graphs alone, as the next
+    for between in (tiny_sdxl.model, other_lora, tiny_sdxl.model):
+        expected = sample(comfyui, between, conds)
+        assert torch.equal(expected, stock) == (between is tiny_sdxl.model)
+        assert torch.equal(sample(comfyui, optimized, conds), drawn)
+    assert graphs.captures == CAPTURED
+    sample(comfyui, tiny_sdxl.model, conds)
+    comfy.model_management.unload_all_models()
+    assert prepared(pack_nodes) == before
 
 
 def test_weights_with_another_lora_are_let_go_before_the_next_are_loaded(comfyui, pack_nodes, tiny_sdxl, conds, monkeypatch):

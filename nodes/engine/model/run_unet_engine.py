@@ -104,9 +104,9 @@ class _Known:
 class UNetEngine:
     """The engine of one optimised MODEL: prepared weights and graphs between runs, held weights during one.
 
-    All memory it keeps is dropped when ComfyUI unloads the model or loads a clone of it that has not this engine, and goes with the
-    MODEL that owns it. Between runs it also stands in ComfyUI's list of loaded models, and is dropped when another model needs the room;
-    of the model's own weights nothing is held then.
+    All memory it keeps is dropped when ComfyUI unloads the model and goes with the MODEL that owns it; without DynamicVRAM also when
+    ComfyUI loads a clone that has not this engine. Between runs it stands in ComfyUI's list of loaded models, and is dropped when another
+    model, or such a clone, needs the room; of the model's own weights nothing is held then.
     """
 
     def __init__(self, plan: ModelPlan, notify: Callable[[str], None]):
@@ -117,6 +117,7 @@ class UNetEngine:
         self._known: _Known | None = None
         self._cannot_compile = ""
         self._kept = KeptMemory("OptimizeModel", self.release)
+        self._is_paged = False
         self.release()
 
     def release(self) -> None:
@@ -137,7 +138,8 @@ class UNetEngine:
         It does so to unload it, to load another clone in its place or, at the start of every run, the same, and when a clone dies.
         """
         if self._run is None:
-            stays = is_loaded(self._unet)
+            # DynamicVRAM leaves a weight where it lies in the device's address space, so the graphs suit the next run too.
+            stays = is_loaded(self._unet) or (self._is_paged and self._kept.is_offered)
         else:  # DynamicVRAM writes another LoRA where the weights lie
             patcher = self._run.patcher
             stays = loads_on_demand(patcher, model_patcher.load_device(patcher)) or not model_patcher.patches_anew(patcher)
@@ -174,6 +176,7 @@ class UNetEngine:
         if self._graphs is not None:
             kept_bytes += self._graphs.nbytes
         self._kept.offer(patcher, kept_bytes)
+        self._is_paged = loads_on_demand(patcher, model_patcher.load_device(patcher))
 
     def forward(
         self,
