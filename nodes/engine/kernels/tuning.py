@@ -46,15 +46,10 @@ BY_CAPABILITY = {
 }
 
 
-def tuning_for(capability: tuple[int, int]) -> Tuning:
-    """Return the launch sizes for a compute capability."""
-    return BY_CAPABILITY.get(capability, DEFAULT)
-
-
 @functools.cache
 def device_tuning(device: torch.device) -> Tuning:
     """Return the launch sizes for a device; the defaults for a CPU, where kernels run in Triton's interpreter."""
-    return tuning_for(torch.cuda.get_device_capability(device)) if device.type == "cuda" else DEFAULT
+    return BY_CAPABILITY.get(torch.cuda.get_device_capability(device), DEFAULT) if device.type == "cuda" else DEFAULT
 
 
 def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
