@@ -4,6 +4,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +20,16 @@ from ..conftest import PACK_ROOT, comfyui_path
 
 TINY_SDXL = PACK_ROOT / "tests" / "tiny_sdxl"
 FLAGS = ("--cpu", "--disable-api-nodes", "--database-url=sqlite:///:memory:")
+TIMEOUT_S = 90.0  # of every wait for a condition: only a failure takes as long, on a busy machine with one core too
 Result = TypeVar("Result")
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> bool:
+    """Whether the condition holds now or comes to hold in time."""
+    deadline = time.monotonic() + timeout_s
+    while not (holds := bool(condition())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds
 
 
 def tiny_flux() -> dict[str, torch.Tensor]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from .conftest import Comfy
+from .conftest import TIMEOUT_S, Comfy
 
 NUM_CLIENTS = 8
 NUM_PAGES = 2
@@ -131,7 +131,7 @@ class Load:
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
-        timeout = aiohttp.ClientTimeout(total=120)
+        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
         async with aiohttp.ClientSession(self.address, timeout=timeout) as session:
             yield session
 

@@ -8,10 +8,11 @@ import aiohttp
 import psutil
 from fast_sprites.nodes.benchmark.server import ComfyServer
 
+from .conftest import TIMEOUT_S
+
 MAX_GROWTH_MIB = 64.0
 MAX_MORE_THREADS = 2  # asyncio's pool, which grows up to its limit with the files that were served
 MAX_MORE_HANDLES = 4  # connections that the kernel has not taken back yet
-SETTLE_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def settled(server: ComfyServer, before: Resources | None = None) -> Resources:
 
     process = psutil.Process(server.pid)
     asyncio.run(free())
-    deadline = time.monotonic() + (SETTLE_TIMEOUT_S if before else 2.0)
+    deadline = time.monotonic() + (TIMEOUT_S if before else 2.0)
     while True:
         time.sleep(0.5)
         now = Resources(process.memory_info().rss / 2**20, process.num_fds(), process.num_threads())

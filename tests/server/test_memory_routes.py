@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from fast_sprites.nodes.benchmark.server import ComfyServer
 
-from .conftest import Comfy
+from .conftest import TIMEOUT_S, Comfy, eventually
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 EVENT = "fast-sprites.memory"
@@ -29,7 +29,7 @@ class Routes:
         sent = {"Content-Type": "application/json", **(headers or {})}
         request = urllib.request.Request(f"{self.address}/fast-sprites/{path}", data, sent)
         try:
-            with DIRECT.open(request, timeout=30) as response:
+            with DIRECT.open(request, timeout=TIMEOUT_S) as response:
                 return response.status, json.load(response)
         except urllib.error.HTTPError as error:
             text = error.read().decode()
@@ -56,10 +56,7 @@ def probed(comfy: Comfy, width: int) -> dict[str, Any]:
 def test_a_run_has_spans_a_table_and_the_probes_mark(comfy: Comfy, routes: Routes):
     prompt = probed(comfy, 64)
     comfy.ask(lambda client: client.run(prompt))
-    deadline = time.monotonic() + 10
-    while routes.get("spans")["runs"][-1]["end_s"] is None:  # the prompt is done a moment before its run
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert eventually(lambda: routes.get("spans")["runs"][-1]["end_s"])  # the prompt is done a moment before its run
     last = routes.get("spans")["runs"][-1]
     assert [(span["node_id"], span["class_type"]) for span in last["spans"]] == [
         ("latent", "EmptyLatentImage"),
@@ -93,7 +90,7 @@ def test_a_whole_reading(routes: Routes):
 
 
 def test_the_same_under_api(routes: Routes, server: ComfyServer):
-    with DIRECT.open(f"{server.address}/api/fast-sprites/spans", timeout=30) as response:
+    with DIRECT.open(f"{server.address}/api/fast-sprites/spans", timeout=TIMEOUT_S) as response:
         assert json.load(response) == routes.get("spans")
 
 
@@ -135,10 +132,10 @@ def test_free_unloads_the_models_and_drops_results(comfy: Comfy, routes: Routes,
     comfy.ask(lambda client: client.run(prompt))
     assert routes.get("readings")["comfyui"]["models"]
     assert routes.call("free", {}) == (200, {"requested": ["models", "results"]})
-    deadline = time.monotonic() + 20
-    while routes.get("readings")["comfyui"]["models"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    assert eventually(lambda: not routes.get("readings")["comfyui"]["models"])
+    comfy.ask(lambda client: client.run(prompt))
+    assert eventually(lambda: routes.get("spans")["runs"][-1]["end_s"])
+    assert {span["node_id"] for span in routes.get("spans")["runs"][-1]["spans"]} == set(prompt)  # none came from the cache
 
 
 def test_reset_clears_the_history_only_when_asked(comfy: Comfy, routes: Routes):
@@ -156,7 +153,7 @@ def test_samples_reach_every_tab_while_one_watches_and_stop_with_the_last(comfy:
     routes.get("history?rate_hz=10")
 
     async def tabs() -> list[list[int]]:
-        """Sequence numbers that two tabs receive in two seconds, during which an API client's prompt runs."""
+        """Sequence numbers that two tabs receive until each has ten and has heard of an API client's prompt."""
         seen: list[list[int]] = [[], []]
         kinds: list[set[str]] = [set(), set()]
 
@@ -173,24 +170,28 @@ def test_samples_reach_every_tab_while_one_watches_and_stop_with_the_last(comfy:
 
         async with aiohttp.ClientSession() as session:
             listeners = [asyncio.create_task(listen(session, place)) for place in (0, 1)]
-            await asyncio.sleep(0.5)
+            while not all(kinds):  # the first message of a connection tells the queue
+                await asyncio.sleep(0.05)
             prompt = probed(comfy, 320)
             async with session.post(f"{server.address}/prompt", json={"prompt": prompt, "client_id": "somebody else"}) as posted:
                 assert posted.status == 200
-            await asyncio.sleep(2)
+            while not all(len(numbers) >= 10 and "spans" in kind for numbers, kind in zip(seen, kinds, strict=True)):
+                await asyncio.sleep(0.05)
             for listener in listeners:
                 listener.cancel()
             await asyncio.gather(*listeners, return_exceptions=True)
-        assert all("spans" in kind and "executing" not in kind for kind in kinds)
+        assert all("executing" not in kind for kind in kinds)
         return seen
 
-    seen = asyncio.run(tabs())
-    assert all(len(numbers) >= 10 for numbers in seen)
+    seen = asyncio.run(asyncio.wait_for(tabs(), TIMEOUT_S))
     assert all(numbers == sorted(numbers) for numbers in seen)
-    time.sleep(5.5)  # no tab is open any more
-    last = routes.get("history?limit=1")["rows"][-1][0]
-    time.sleep(1)
-    assert routes.get("history?limit=1")["rows"][-1][0] == last
+
+    def is_still() -> bool:
+        last = routes.get("history?limit=1")["rows"][-1][0]
+        time.sleep(1)
+        return routes.get("history?limit=1")["rows"][-1][0] == last
+
+    assert eventually(is_still)  # no tab is open any more
 
 
 def test_ten_thousand_questions_leave_the_server_up_and_its_log_quiet(routes: Routes, server: ComfyServer, goes_on: None):

@@ -7,7 +7,7 @@ import urllib.request
 import pytest
 
 from ..conftest import PACK_ROOT
-from .conftest import Comfy
+from .conftest import TIMEOUT_S, Comfy
 
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 NODE_IDS = sorted(
@@ -20,7 +20,7 @@ WEB = PACK_ROOT / "web"
 
 
 def get(comfy: Comfy, path: str) -> tuple[str, bytes]:
-    with DIRECT.open(comfy.server.address + path, timeout=30) as response:
+    with DIRECT.open(comfy.server.address + path, timeout=TIMEOUT_S) as response:
         return response.headers.get_content_type(), response.read()
 
 

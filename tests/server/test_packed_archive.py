@@ -135,7 +135,7 @@ def command(folder: Path, log: Path, *words: str) -> subprocess.CompletedProcess
         env={**os.environ, **audited(log)},
         capture_output=True,
         encoding="utf-8",
-        timeout=120,
+        timeout=300,
         check=False,
     )
 

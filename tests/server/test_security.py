@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from ..conftest import PACK_ROOT
 from ..unit.security.hostile import DEEP, json_values, texts
-from .conftest import Comfy, png_texts
+from .conftest import TIMEOUT_S, Comfy, png_texts
 from .test_memory_routes import EVENT
 
 SOURCE = (PACK_ROOT / "nodes" / "engine" / "memory" / "run_timeline.py").read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ class Raw:
     """One connection at a time, below urllib and aiohttp, which would tidy a hostile request up."""
 
     def __init__(self, port: int) -> None:
-        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
 
     def send(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
         """Status and body of the answer."""
@@ -177,7 +177,7 @@ def test_other_sites_are_refused_on_every_route(raw: Raw, path: str, prefix: str
 
 
 def test_nothing_allows_another_site_to_read(raw: Raw, server: ComfyServer):
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=TIMEOUT_S)
     for path in GETS:
         connection.request("GET", path)
         answer = connection.getresponse()
@@ -332,7 +332,7 @@ def test_hostile_websocket_messages_leave_the_events_alone(comfy: Comfy, server:
                 if message.type is aiohttp.WSMsgType.TEXT and json.loads(message.data)["type"] == EVENT:
                     return
 
-    asyncio.run(asyncio.wait_for(run(), timeout=20))
+    asyncio.run(asyncio.wait_for(run(), TIMEOUT_S))
 
 
 def test_the_server_goes_on_and_its_log_holds_no_trace_of_ours(server: ComfyServer, log_before: int, goes_on: None):

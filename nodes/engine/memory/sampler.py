@@ -13,7 +13,7 @@ BUSY_FACTOR = 5
 MAX_RATE_HZ = 50
 WATCH_S = 90.0
 """A watcher counts this long; browsers let hidden tabs ask again only once a minute."""
-CONNECT_S = 15.0
+CONNECT_S = 10.0
 """A page asks for the history before its WebSocket is open."""
 PUBLISH_S = 0.2
 
