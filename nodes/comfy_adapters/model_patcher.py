@@ -16,7 +16,7 @@ samplers = optional("comfy.samplers")
 KEY = "fast_sprites"
 OWNER = "fast_sprites_owner"  # marks an attention override as this pack's
 _DTYPE_NAMES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32"}
-_DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
+DTYPES = {name: dtype for dtype, name in _DTYPE_NAMES.items()}
 
 
 def describe_model(patcher: Any) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def clone(patcher: Any) -> Any:
 
 def set_compute_dtype(patcher: Any, name: str) -> None:
     """Compute in "fp16", "bf16" or "fp32", casting weights at every layer."""
-    patcher.set_model_compute_dtype(_DTYPES[name])
+    patcher.set_model_compute_dtype(DTYPES[name])
     patcher.set_attachments(KEY, "compute dtype")
 
 

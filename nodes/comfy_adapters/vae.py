@@ -21,7 +21,6 @@ VAE_NAMES = (
     "first_stage_model", "patcher", "output_device", "vae_dtype", "latent_channels", "downscale_ratio", "disable_offload",
     "process_output", "memory_used_decode",
 )  # fmt: skip
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def describe_vae(vae: Any) -> dict[str, Any]:
@@ -216,8 +215,3 @@ def decode_tiled(
 def check_cancelled() -> None:
     """Raise ComfyUI's InterruptProcessingException when the person has pressed cancel."""
     management.throw_exception_if_processing_interrupted()
-
-
-def empty_cache() -> None:
-    """Give cached memory back to the device."""
-    management.soft_empty_cache()

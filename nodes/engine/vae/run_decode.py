@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ...comfy_adapters import vae as vae_adapter
 from ...comfy_adapters.kept_memory import KeptMemory
-from ...comfy_adapters.sampling import is_out_of_memory
+from ...comfy_adapters.model_patcher import DTYPES
+from ...comfy_adapters.sampling import is_out_of_memory, release_cached_memory
 from ...comfy_adapters.weights import HeldWeights, NotResidentError, WeightsSeen, require_plain_modules
 from ..errors import OutOfMemoryError
 from ..kernels.ops import compile_failure, engine_ops
@@ -61,7 +62,7 @@ class SpriteDecoder:
         self._plan = plan
         self._kept = kept
         self._ops = engine_ops(plan.decoder)
-        self._dtype = vae_adapter.DTYPES[plan.precision]
+        self._dtype = DTYPES[plan.precision]
 
     def __call__(self, vae: Any, samples_in: Tensor, vae_options: dict[str, Any]) -> Tensor:
         """Return pictures [N, H, W, 3] in 0..1 on ComfyUI's output device, as VAE.decode does."""
@@ -88,7 +89,7 @@ class SpriteDecoder:
                     if not is_out_of_memory(error):
                         raise
                     count, tile = self._smaller(count, tile, max(samples.shape[2:]), error)
-                vae_adapter.empty_cache()
+                release_cached_memory()
             # Only here are the failed attempt's tensors gone: the exception held its frames.
             self._kept.release()
             return self._leave(vae, samples, vae_options, why)
