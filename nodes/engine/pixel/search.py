@@ -146,6 +146,13 @@ def _follow_cells(strips: list[Strips], lines: list[CellLines], pitch: float, ju
     return list(zip(followed[::2], followed[1::2], strict=True))
 
 
+def _continued(chain: Chain, count: int, size: int) -> Floats:
+    """Return `count` + 1 lines: those of the chain from the first to the last seen one, gone on with evenly."""
+    seen = np.flatnonzero(chain.seen)
+    lines = chain.lines[seen[0] : seen[-1] + 1] if len(seen) else chain.lines
+    return continue_lines(lines, size / count, count, size)
+
+
 def _chains_pitch(chains: list[ChainPair], pitch: float) -> float:
     """Return the pitch of all chains, each weighted by how well it fixes it, or the given one where nothing is seen."""
     estimates = [chain.pitch() for pair in chains for chain in pair]
@@ -218,10 +225,7 @@ def find_grid(pictures: NDArray[np.floating]) -> FoundGrid | None:
     chains = _follow_cells(strips, rough, pitch, judges)
     pitch = _chains_pitch(chains, pitch)
     count = cell_count(chains, pitch, (width, height))
-    placed = [
-        CellLines(*(continue_lines(pair[axis].lines, pitch, count[axis], (width, height)[axis]) for axis in (0, 1)))
-        for pair in chains
-    ]
+    placed = [CellLines(*(_continued(pair[axis], count[axis], (width, height)[axis]) for axis in (0, 1))) for pair in chains]
     lines = tuple(_settled(part, at, (pitch, pitch)) for part, at in zip(strips, placed, strict=True))
     strength = float(np.interp(pitch, pitches[::-1], concentration[::-1]))
     # lines that hardly part colours weaken the drawn ones in the spectrum of their own pitch, but agree with them at half of it

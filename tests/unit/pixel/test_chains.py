@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 from fast_sprites.nodes.engine.pixel.cells import CellLines, sample_cells
 from fast_sprites.nodes.engine.pixel.chains import follow_chains
+from fast_sprites.nodes.engine.pixel.finish import pixelate
 from fast_sprites.nodes.engine.pixel.palette import find_palette
 from fast_sprites.nodes.engine.pixel.snap import SnapRequest, snap_batch
+from generator import make_case
 
 PITCH = 12.0
 
@@ -118,3 +120,26 @@ def test_large_clean_drawings_keep_their_size(side, scale):
     picture = colours[speckled].repeat(scale, 0).repeat(scale, 1)[:side, :side]
     native = snap_batch(255 * picture[None], SnapRequest()).cells
     assert native.shape[1:3] in ((side // scale, side // scale), (cells, cells))
+
+
+def test_wide_cell_at_the_end_of_the_drawing_stays_whole():
+    """Nothing shows beyond the last line, so a line there costs nothing; one within the drawing that no cell shows does."""
+    drawn = np.concatenate([np.arange(10, 39) * PITCH, [38 * PITCH + 17.5]])
+    drawn[20:] += 2.5
+    (chain,) = _follow(_votes(drawn, cells=12))
+    inside = (chain.lines > drawn[0] - 1) & (chain.lines < drawn[-1] + 1)
+    assert np.abs(chain.lines[inside] - drawn).max() < 1
+
+
+def test_what_noise_shows_beyond_the_drawing_is_not_seen():
+    drawn = np.arange(20, 31) * PITCH
+    votes = _votes(drawn)
+    votes[[37, 95, 470, 590]] = 2.5
+    (chain,) = _follow(votes)
+    assert np.allclose(chain.lines[chain.seen], drawn, atol=1)
+
+
+def test_small_sprite_among_noise_keeps_its_canvas():
+    """Noise that looks like a line, far from the sprite, would bend the count of cells."""
+    case = make_case(53052, "hard")
+    assert pixelate(case.picture).native.shape == (64, 64, 3)
