@@ -1,6 +1,6 @@
 """Scores the pixel-art engine against known sprites and prints a table.
 
-    python tests/unit/pixel/score.py --seeds 1000:1040 [--jobs 2]
+    python tests/unit/pixel/score.py --seeds 1000:1040 [--jobs 2] [--levels hard] [--no-batches]
 
 Seeds below 7000, 20000 to 20079, 31000 to 31059, 50000 to 50079 and 51000 to 51199 have served development; figures are quoted from others,
 each range once (used: 7000 and 9000 to 9059, 11000 to 11059, 41000 to 41059, 42000 to 42059, 43000 to 43059,
@@ -195,13 +195,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", default="1000:1030", help="first:last")
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--failures", action="store_true", help="list the pictures that are not game-ready")
+    parser.add_argument("--levels", nargs="+", choices=LEVELS, default=LEVELS)
+    parser.add_argument("--no-batches", action="store_true", help="leave out the batches of eight, which take most of the time")
+    parser.add_argument("--failures", action="store_true", help="list the pictures that are not perfect, game-ready and cut out exactly")
     options = parser.parse_args()
     first, last = map(int, options.seeds.split(":"))
-    jobs = [(seed, level) for seed in range(first, last) for level in LEVELS]
+    jobs = [(seed, level) for seed in range(first, last) for level in options.levels]
+    batch_jobs = [] if options.no_batches else [(seed, level) for seed, level in jobs if (seed - first) % _BATCH_EVERY == 0]
     with ProcessPoolExecutor(options.jobs) as pool:
         rows = list(pool.map(_work, jobs, chunksize=3))
-        batches = list(pool.map(_batch_work, [(seed, level) for seed, level in jobs if (seed - first) % _BATCH_EVERY == 0]))
+        batches = list(pool.map(_batch_work, batch_jobs))
     groups = defaultdict(list)
     for row in rows:
         groups["all"].append(row)
@@ -214,7 +217,7 @@ def main() -> None:
         groups[f"to {bucket:3d} px"].append(row)
     for name, members in groups.items():
         print(_line(name, members))
-    for level in LEVELS:
+    for level in options.levels if batches else ():
         right, seconds = zip(*((right, seconds) for at, right, seconds in batches if at == level), strict=True)
         print(
             f"batches of {_BATCH}, {level:6s} all right and equal {sum(right)}/{len(right)}, "
@@ -222,7 +225,7 @@ def main() -> None:
         )
     if options.failures:
         for seed, level, kind, mode, size, count, score in rows:
-            if not score.game_ready(count) or not score.perfect:
+            if not score.game_ready(count) or not score.perfect or score.alpha is False:
                 print(f"{seed} {level:6s} {kind:8s} {mode:6s} {size:6.1f} {count:2d} colours: {score}")
 
 
