@@ -11,6 +11,7 @@ import comfy.model_management
 import comfy.utils
 import pytest
 import torch
+from fast_sprites.nodes.engine.memory import nvml
 from fast_sprites.nodes.engine.model.apply_model_plan import apply_model_plan
 from fast_sprites.nodes.engine.model.plan import ModelPlan
 from fast_sprites.nodes.engine.unet import forward, graphs
@@ -225,13 +226,15 @@ class StopError(Exception):
 
 
 def device_memory() -> tuple[int, int]:
-    """Return the bytes that the driver counts as used and that torch has reserved, once nothing is loaded."""
+    """Return the bytes that the driver counts as used, but by other processes, and that torch has reserved, once nothing is loaded."""
     comfy.model_management.unload_all_models()
     gc.collect()
     comfy.model_management.soft_empty_cache()
     torch.cuda.synchronize()
     free, total = torch.cuda.mem_get_info()
-    return total - free, torch.cuda.memory_reserved()
+    seen = nvml.read_device(str(torch.cuda.get_device_properties(DEVICE).uuid), processes=True)
+    others = (isinstance(seen, nvml.NvmlMemory) and seen.other_processes_bytes) or 0
+    return total - free - others, torch.cuda.memory_reserved()
 
 
 class _StandInGraph:
