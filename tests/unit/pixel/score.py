@@ -197,7 +197,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--levels", nargs="+", choices=LEVELS, default=LEVELS)
     parser.add_argument("--no-batches", action="store_true", help="leave out the batches of eight, which take most of the time")
-    parser.add_argument("--failures", action="store_true", help="list the pictures that are not perfect, game-ready and cut out exactly")
+    parser.add_argument(
+        "--failures", action="store_true", help="list the pictures that are not perfect, game-ready and cut out exactly"
+    )
     options = parser.parse_args()
     first, last = map(int, options.seeds.split(":"))
     jobs = [(seed, level) for seed in range(first, last) for level in options.levels]
