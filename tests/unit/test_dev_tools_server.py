@@ -108,7 +108,7 @@ def test_children_of_the_server_end_too(make_server: MakeServer):
     with make_server(WITH_CHILD) as server:
         child = int(server.log_text().split()[1])
         assert is_alive(child)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while is_alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not is_alive(child)
@@ -141,7 +141,7 @@ def test_a_server_that_hangs_is_given_up_and_stopped(make_server: MakeServer, mo
 def test_a_server_that_ends_later_is_noticed(make_server: MakeServer):
     with make_server(ANSWERS) as server:
         os.kill(server.pid, signal.SIGKILL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while is_alive(server.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
         with pytest.raises(ServerError, match="status -9"):

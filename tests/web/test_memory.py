@@ -158,7 +158,9 @@ def test_the_sidebar_shows_nodes_models_and_plans(fresh: ComfyPage) -> None:
 
     tab.get_by_role("button", name="Free memory").click()
     tab.get_by_text("ComfyUI frees the memory once no prompt runs.").wait_for()
-    tab.get_by_text("None.").wait_for()
+    is_none = page.eventually(lambda: tab.get_by_text("None.").count())
+    held = {route: get_json(page.address, route) for route in ("/fast-sprites/readings", "/queue")}
+    assert is_none, (tab.locator("#models").text_content(), held)
     tab.get_by_role("button", name="Reset peak").click()
     tab.get_by_text("The peak counts from now.").wait_for()
 
