@@ -7,9 +7,14 @@ import uuid
 from pathlib import Path
 
 
+def temporary_name() -> str:
+    """A name that no other file has."""
+    return f".{uuid.uuid4().hex}.tmp"
+
+
 def write_durably(path: Path, data: bytes) -> None:
     """Write a file so that under its name there is, whatever happens, nothing, the old file or the whole new one. Raises OSError."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(temporary_name())
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -102,14 +102,26 @@ def wait_for_no_servers(base: Path) -> None:
         time.sleep(0.5)
 
 
-def test_two_workers_on_one_server_draw_what_it_draws_alone(comfy: Comfy, tmp_path: Path, ray_starts_slowly: None):
-    (tmp_path / "alone").mkdir()
-    alone = run(*request(tmp_path / "alone", comfy.server.address, 12))
-    assert alone.returncode == 0, alone.stderr
-    options = ["--cluster", "local", "--gpus-per-worker", "0", "--workers", "2"]
+@pytest.fixture(scope="module")
+def alone(comfy: Comfy, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve sprites that the server has drawn alone."""
+    folder = tmp_path_factory.mktemp("alone")
+    done = run(*request(folder, comfy.server.address, 12))
+    assert done.returncode == 0, done.stderr
+    return folder / "sprites"
+
+
+@pytest.mark.parametrize("scheme", ["", "local://"], ids=["path", "url"])
+def test_two_workers_on_one_server_draw_what_it_draws_alone(
+    comfy: Comfy, alone: Path, scheme: str, tmp_path: Path, ray_starts_slowly: None
+):
+    """Into the driver's folder, and at a URL, where the workers write by themselves."""
+    if scheme:
+        pytest.importorskip("fsspec", reason="a batch at a URL needs fsspec: pip install fsspec")
+    options = ["--output", f"{scheme}{tmp_path / 'sprites'}", "--cluster", "local", "--gpus-per-worker", "0", "--workers", "2"]
     done = run(*request(tmp_path, comfy.server.address, 12), *options)
     assert done.returncode == 0, done.stderr
-    assert problems(tmp_path / "sprites", tmp_path / "alone" / "sprites", 12) == []
+    assert problems(tmp_path / "sprites", alone, 12) == []
     assert len(re.findall(r"\(process \d+\): \d+ sprites, ", done.stdout)) == 2, done.stdout
 
 
@@ -130,6 +142,8 @@ def test_batches_survive_a_node_a_server_and_the_driver(
         folder.mkdir()
         output = folder / "sprites"
         arguments = [*request(folder, comfy.server.address, num_sprites), *options]
+        if number % 2 == 0:  # the workers write, otherwise the driver
+            arguments += ["--output", output.as_uri()]
         moments = sorted(draw.sample(range(1, 3 * num_sprites // 4), 3))
         client = start(arguments)
         wait_for(output, moments[0], client)

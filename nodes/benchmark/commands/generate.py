@@ -3,12 +3,10 @@
 import argparse
 import asyncio
 import random
-import re
 import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
 from ...engine.errors import BadInputError, PackError
 from ...engine.sprites.prompts import ALTERNATIVES
@@ -91,10 +89,7 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
 
 
 def _output(text: str) -> Path | str:
-    """A folder of this machine, also where it is written as a URL, or another file system's URL as it stands."""
-    if text.startswith("file://"):
-        path = unquote(urlsplit(text).path)
-        return Path(path[1:] if re.match(r"/[A-Za-z]:", path) else path)  # file:///C:/items
+    """A folder of this machine, or a URL as it stands."""
     return text if "://" in text else Path(text)
 
 

@@ -22,7 +22,9 @@ from .manifest import Manifest
 from .progress import Progress
 from .request import Job, Sprite
 from .run import QUEUED_JOBS, StoppedError
-from .worker import DrawnJob, SpriteWorker, WorkerFacts, WorkerSpec, facts_differ
+from .shared import SharedOutput, shared_output
+from .storage import Folder, StoredFile
+from .worker import DrawnJob, SpriteWorker, StoredJob, WorkerFacts, WorkerSpec, facts_differ
 from .workflow import configured, file_extension, sprite_nodes
 
 WAIT_S = 1.0
@@ -64,6 +66,8 @@ class _Running:
 
     worker: _Worker
     job: Job | None
+    node: str = ""
+    """Whom the driver knew as the worker when it gave the job."""
     is_probe: bool = False
 
 
@@ -90,15 +94,32 @@ def open_cluster(spec: ClusterSpec) -> Any:
 
 def generate_on_cluster(ray: Any, manifest: Manifest, spec: ClusterSpec, job_size: int, progress: Progress) -> None:
     """Draw every missing sprite and put it on disk; raises BadInputError if no node has room, StoppedError if the batch breaks off."""
+    with contextlib.ExitStack() as stack:
+        stack.callback(ray.shutdown)
+        with _storing(manifest.folder):
+            output = stack.enter_context(shared_output(manifest.folder))
+        _Batch(ray, manifest, spec, job_size, progress, output).run()
+
+
+@contextlib.contextmanager
+def _storing(folder: Folder) -> Generator[None]:
     try:
-        _Batch(ray, manifest, spec, job_size, progress).run()
-    finally:
-        ray.shutdown()
+        yield
+    except OSError as error:
+        raise StoppedError(f"{folder} cannot be written ({error.strerror}).") from error
 
 
 class _Batch:
-    def __init__(self, ray: Any, manifest: Manifest, spec: ClusterSpec, job_size: int, progress: Progress) -> None:
+    def __init__(
+        self, ray: Any, manifest: Manifest, spec: ClusterSpec, job_size: int, progress: Progress, output: SharedOutput | None
+    ) -> None:
         self._ray, self._manifest, self._spec, self._progress = ray, manifest, spec, progress
+        self._output = output
+        """Where the workers write by themselves; None if the driver writes."""
+        self._given_twice: set[int] = set()
+        """Sprites that more than one worker may write."""
+        self._held: dict[int, Sprite] = {}
+        """Of these the written ones, whose lines follow when nobody writes any more: then what lies there stays."""
         self._graph = configured(manifest.request)
         self._extension = file_extension(self._graph, sprite_nodes(self._graph))
         self._jobs: Iterator[Job] = manifest.jobs(job_size)
@@ -117,17 +138,21 @@ class _Batch:
             self._ask(worker)
         began = time.monotonic()
         try:
-            while self._manifest.num_finished < len(self._manifest.request):
+            while self._num_done() < len(self._manifest.request):
                 self._hand_out()
                 if not self._running:
                     raise StoppedError("No worker is left: " + " ".join(self._refused))
                 done, _ = self._ray.wait(list(self._running), timeout=WAIT_S)
                 for ref in done:
                     self._take(ref, self._running.pop(ref))
-                self._progress.show(self._manifest.num_finished)
+                self._progress.show(self._num_done())
         finally:
             self._stop()
+            self._record_held()
         self._say_rates(time.monotonic() - began)
+
+    def _num_done(self) -> int:
+        return self._manifest.num_finished + len(self._held)
 
     def _room(self) -> int:
         """How many workers the cluster has resources for."""
@@ -153,7 +178,7 @@ class _Batch:
             max_concurrency=QUEUED_JOBS + 1,
             scheduling_strategy="SPREAD",
         )
-        return options.remote(self._spec.worker, self._graph)
+        return options.remote(self._spec.worker, self._graph, self._output)
 
     def _hand_out(self) -> None:
         """Give every checked worker what it can queue; at the end, idle ones draw what others have not finished yet."""
@@ -164,9 +189,21 @@ class _Batch:
                 job = self._next_job() or (self._unfinished_of_others(worker) if not load[worker.number] else None)
                 if job is None:
                     break
-                name = f"sprites {job.sprites[0].index + 1} to {job.sprites[-1].index + 1}"
-                self._running[worker.actor.draw.options(name=name).remote(job)] = _Running(worker, job)
+                self._queue(worker, job)
                 load[worker.number] += 1
+
+    def _queue(self, worker: _Worker, job: Job) -> None:
+        assert worker.facts is not None
+        title = f"sprites {job.sprites[0].index + 1} to {job.sprites[-1].index + 1}"
+        if self._output is None:
+            ref = worker.actor.draw.options(name=title).remote(job)
+        else:
+            names = [self._name(sprite) for sprite in job.sprites]
+            ref = worker.actor.store.options(name=title).remote(job, names, worker.facts.node)
+        self._running[ref] = _Running(worker, job, worker.facts.node)
+
+    def _name(self, sprite: Sprite) -> str:
+        return self._manifest.request.file_stem(sprite) + self._extension
 
     def _next_job(self) -> Job | None:
         """The next missing sprites; jobs shrink when few are left, so that several workers end together.
@@ -188,14 +225,14 @@ class _Batch:
 
     def _unfinished_of_others(self, worker: _Worker) -> Job | None:
         copies = Counter(running.job for running in self._running.values() if running.job is not None)
-        return next(
-            (
-                running.job
-                for running in self._running.values()
-                if running.job is not None and running.worker is not worker and copies[running.job] == 1
-            ),
-            None,
-        )
+        for running in self._running.values():
+            if running.job is not None and running.worker is not worker and copies[running.job] == 1:
+                self._note_twice(running.job)
+                return running.job
+        return None
+
+    def _note_twice(self, job: Job) -> None:
+        self._given_twice.update(sprite.index for sprite in job.sprites)
 
     def _take(self, ref: Any, running: _Running) -> None:
         errors = self._ray.exceptions
@@ -211,8 +248,8 @@ class _Batch:
         else:
             if running.job is None:
                 self._compare(running.worker, answer)
-            elif running.worker.facts is None or answer.node != running.worker.facts.node:
-                self._ask_anew(running)
+            elif answer.node != running.node:
+                self._ask_anew(running, answer.node)
             elif running.is_probe:
                 self._accept(running.worker, answer)
             else:
@@ -230,21 +267,22 @@ class _Batch:
     def _give_back(self, running: _Running) -> None:
         if running.job is not None and not running.is_probe:
             self._again.append(running.job)
+            self._note_twice(running.job)
             self._unqueued += len(running.job.sprites)
 
     def _ask(self, worker: _Worker) -> None:
         self._running[worker.actor.facts.remote()] = _Running(worker, None)
 
-    def _ask_anew(self, running: _Running) -> None:
+    def _ask_anew(self, running: _Running, node: str) -> None:
         """Ray has started the worker anew, maybe on another node: what it drew counts only once it is checked again."""
-        if running.worker.facts is not None:
+        if running.worker.facts is not None and running.worker.facts.node != node:
             running.worker.facts, running.worker.is_checked = None, False
             self._ask(running.worker)
         self._give_back(running)
 
     def _compare(self, worker: _Worker, facts: WorkerFacts) -> None:
         """Compare a worker's versions with the batch's and have it draw the first sprite, which also warms its engine up."""
-        with self._storing():
+        with _storing(self._manifest.folder):
             self._manifest.set_facts(facts.of_batch())
         differs = facts_differ(facts, self._manifest.facts)
         if differs is not None:
@@ -253,14 +291,14 @@ class _Batch:
         worker.facts = facts
         job = Job((self._manifest.request.sprite(0),))
         ref = worker.actor.draw.options(name="first sprite, to compare").remote(job)
-        self._running[ref] = _Running(worker, job, is_probe=True)
+        self._running[ref] = _Running(worker, job, facts.node, is_probe=True)
 
     def _accept(self, worker: _Worker, drawn: DrawnJob) -> None:
         """Let a worker draw if its first sprite is that of the batch."""
         first = self._manifest.request.sprite(0)
         self._add(worker, first, drawn.files[0])
-        with self._storing():
-            expected = self._manifest.folder.read(self._manifest.request.file_stem(first) + self._extension)
+        with _storing(self._manifest.folder):
+            expected = self._manifest.folder.read(self._name(first))
         difference = mean_difference(drawn.files[0], expected)
         if difference > MAX_MEAN_DIFFERENCE:
             reason = f"{drawn.node} draws another first sprite than the batch's (by {difference:.1f} of 255): it is left out."
@@ -268,20 +306,27 @@ class _Batch:
             return
         worker.is_checked = True
 
-    def _keep(self, worker: _Worker, job: Job, drawn: DrawnJob) -> None:
-        for sprite, picture in zip(job.sprites, drawn.files, strict=True):
-            self._add(worker, sprite, picture)
+    def _keep(self, worker: _Worker, job: Job, drawn: DrawnJob | StoredJob) -> None:
+        for sprite, file in zip(job.sprites, drawn.files, strict=True):
+            if sprite.index in self._given_twice and self._output is not None:
+                worker.num_sprites += sprite.index not in self._held
+                self._held[sprite.index] = sprite
+            else:
+                self._add(worker, sprite, file)
 
-    def _add(self, worker: _Worker, sprite: Sprite, picture: bytes) -> None:
-        with self._storing():
-            worker.num_sprites += self._manifest.add(sprite, picture, self._extension)
+    def _add(self, worker: _Worker, sprite: Sprite, file: bytes | StoredFile) -> None:
+        with _storing(self._manifest.folder):
+            if isinstance(file, StoredFile):
+                worker.num_sprites += self._manifest.record(sprite, file)
+            else:
+                worker.num_sprites += self._manifest.add(sprite, file, self._extension)
 
-    @contextlib.contextmanager
-    def _storing(self) -> Generator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise StoppedError(f"{self._manifest.folder} cannot be written ({error.strerror}).") from error
+    def _record_held(self) -> None:
+        with _storing(self._manifest.folder):
+            for sprite in self._held.values():
+                name = self._name(sprite)
+                self._manifest.record(sprite, StoredFile.of(name, self._manifest.folder.read(name)))
+            self._held.clear()
 
     def _stop(self) -> None:
         stopping = [worker.actor.stop.remote() for worker in self._workers]

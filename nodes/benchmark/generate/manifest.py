@@ -1,7 +1,7 @@
 """The manifest of a batch: the request, and one line for each sprite that is finished and on disk."""
 
-import hashlib
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +12,7 @@ from ...engine.sprites.file_names import FORMATS
 from ..documents import fits, parse_json
 from ..pack import pack_version
 from .request import GenerateRequest, Job, Sprite
-from .storage import NAME, Folder, Lines, ManifestError, folder_at
+from .storage import NAME, Folder, Lines, ManifestError, StoredFile, folder_at
 
 FORMAT = 1
 
@@ -30,13 +30,15 @@ class Manifest:
         self.request = request
         self._lines = lines
         self._finished = bytearray(len(request))
+        self._damaged: dict[int, str] = {}
+        """Files by sprite that are not what their line says."""
         self.num_finished = 0
         self.facts: dict[str, Any] = {}
         """Versions and checkpoint that the batch was begun with on a cluster; empty elsewhere."""
 
     @classmethod
     def create(cls, output: Path | str, request: GenerateRequest) -> "Manifest":
-        """Begin a batch in a folder or at a URL; raises ManifestError if there is one already, BadInputError if it cannot be written."""
+        """Begin a batch in a folder or at a URL; raises ManifestError if one of its files is there already, BadInputError if it cannot be written."""
         folder = folder_at(output)
         if folder.has_manifest():
             raise ManifestError(f"{folder} already holds a batch: go on with it by --resume, or choose another --output.")
@@ -49,6 +51,9 @@ class Manifest:
             "request": request.to_json(),
         }
         try:
+            taken = next((name for name in folder.names() if _is_of(request, name)), None)
+            if taken is not None:  # which a cluster's workers would take for each other's
+                raise ManifestError(f"{folder} already holds {taken} of another batch: remove it, or choose another --output.")
             folder.begin(_line(header))
         except OSError as error:
             raise BadInputError(
@@ -68,7 +73,7 @@ class Manifest:
             manifest = cls(folder, _request_of(next(records, None), folder), lines)
             for place, record in records:
                 manifest._take(record, place)
-            folder.tidy()
+            folder.tidy(set(manifest._damaged.values()))
         except OSError as error:
             lines.close(is_finished=False)
             raise ManifestError(f"{folder} cannot be read ({error.strerror}): see to that, and resume again.") from error
@@ -78,7 +83,7 @@ class Manifest:
         return manifest
 
     def _take(self, record: dict[str, Any], place: str) -> None:
-        """Count a sprite as finished if its file is there, whole; keep the facts."""
+        """Count a sprite as finished if its file is there, whole, and else remember what is there instead; keep the facts."""
         if record["kind"] == "facts":
             self.facts |= record
             return
@@ -97,10 +102,13 @@ class Manifest:
             )
         if self.folder.size(name) == size:
             self._mark(index)
+        elif not self._finished[index]:
+            self._damaged[index] = name
 
     def _mark(self, index: int) -> None:
         self.num_finished += not self._finished[index]
         self._finished[index] = 1
+        self._damaged.pop(index, None)
 
     def is_finished(self, index: int) -> bool:
         """Whether the sprite `index` is on disk."""
@@ -127,14 +135,20 @@ class Manifest:
             return False
         name = self.request.file_stem(sprite) + extension
         self.folder.write(name, data)
+        return self.record(sprite, StoredFile.of(name, data))
+
+    def record(self, sprite: Sprite, file: StoredFile) -> bool:
+        """Put the line of a sprite on disk whose file is there; False, and nothing is done, if it is already finished. Raises OSError."""
+        if self.is_finished(sprite.index):
+            return False
         record = {
             "kind": "sprite",
             "index": sprite.index,
             "seed": sprite.seed,
             "prompt": sprite.prompt,
-            "file": name,
-            "bytes": len(data),
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "file": file.name,
+            "bytes": file.num_bytes,
+            "sha256": file.sha256,
         }
         self._lines.append(_line(record))
         self._mark(sprite.index)
@@ -160,6 +174,15 @@ class Manifest:
                 raise ManifestError(
                     f"{self.folder} cannot be written ({failed.strerror}): go on with the batch by --resume."
                 ) from failed
+
+
+def _is_of(request: GenerateRequest, name: str) -> bool:
+    """Whether a file has the name of one of the request's sprites."""
+    stem, _, extension = name.rpartition(".")
+    number = stem.rpartition("/")[2].partition("_")[0]
+    if extension not in FORMATS or not re.fullmatch(r"[0-9]{5,8}", number) or not 0 < int(number) <= len(request):
+        return False
+    return stem == request.file_stem(request.sprite(int(number) - 1))
 
 
 def _line(record: dict[str, Any]) -> bytes:

@@ -2,18 +2,21 @@
 
 import contextlib
 import errno
+import hashlib
 import importlib
 import os
 import re
 import sys
 import time
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Collection, Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from ...engine.errors import BadInputError, PackError
-from ..files import write_durably
+from ..files import temporary_name, write_durably
 from ..urls import without_password
 
 NAME = "manifest.jsonl"
@@ -28,19 +31,34 @@ class ManifestError(PackError):
     """The manifest is missing, damaged, in use or another request's."""
 
 
+@dataclass(frozen=True)
+class StoredFile:
+    """What the manifest says of a file."""
+
+    name: str
+    num_bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, name: str, data: bytes) -> "StoredFile":
+        """The file `name` with this content."""
+        return cls(name, len(data), hashlib.sha256(data).hexdigest())
+
+
 class LocalFolder:
     """A folder of this machine: every file and every line is flushed to disk, and the manifest is locked.
 
     Names of files are relative, with `/`.
     """
 
-    def __init__(self, path: Path) -> None:
-        """Nothing is made yet."""
+    def __init__(self, path: Path, url: str | None = None) -> None:
+        """Nothing is made yet; `url` is that of a folder which other machines see under the same path."""
         self._path = path
+        self.url = url
 
     def __str__(self) -> str:
-        """The path."""
-        return str(self._path)
+        """The path, or the URL that was given."""
+        return self.url or str(self._path)
 
     def has_manifest(self) -> bool:
         """Whether a batch was begun here."""
@@ -60,15 +78,30 @@ class LocalFolder:
         path = self._path / name
         return path.stat().st_size if path.is_file() else None
 
-    def tidy(self) -> None:
-        """Remove what a kill left in the middle of a file; raises OSError."""
+    def names(self) -> Iterator[str]:
+        """The files here and in folders here."""
+        for path in (*self._path.glob("*"), *self._path.glob("*/*")):
+            yield path.relative_to(self._path).as_posix()
+
+    def tidy(self, damaged: Collection[str]) -> None:
+        """Remove what a kill left in the middle of a file, and these files; raises OSError."""
         for temporary in self._path.rglob(".*.tmp"):
             if TEMPORARY.fullmatch(temporary.name):
                 temporary.unlink()
+        for name in damaged:
+            (self._path / name).unlink(missing_ok=True)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file now."""
+        return (self._path / name).is_file()
 
     def read(self, name: str) -> bytes:
         """A file; raises OSError."""
         return (self._path / name).read_bytes()
+
+    def remove(self, name: str) -> None:
+        """Remove a file; raises OSError."""
+        (self._path / name).unlink()
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file under a temporary name and rename it; raises OSError."""
@@ -135,6 +168,7 @@ class UrlFolder:
 
     def __init__(self, url: str) -> None:
         """Connect; raises BadInputError if the URL is none, or its file system's package is missing."""
+        self.url = url
         self._shown = without_password(url.rstrip("/"))
         try:
             core: Any = importlib.import_module("fsspec.core")
@@ -186,12 +220,26 @@ class UrlFolder:
         """Bytes of a file when the manifest was opened, None if unknown: asking a store a million times would take hours."""
         return self._sizes.get(name)
 
-    def tidy(self) -> None:
-        """Remove temporary files, and forget the sizes."""
+    def names(self) -> Iterator[str]:
+        """All files; raises OSError."""
+        with _os_errors():
+            self._system.invalidate_cache()
+            found: list[str] = self._system.find(self._root)
+        for path in found:
+            yield path[len(self._root) + 1 :]
+
+    def tidy(self, damaged: Collection[str]) -> None:
+        """Remove temporary files and these, as far as they were there when the manifest was opened, and forget the sizes; raises OSError."""
         for name in self._sizes:
-            if TEMPORARY.fullmatch(name.rpartition("/")[2]):
+            if TEMPORARY.fullmatch(name.rpartition("/")[2]) or name in damaged:
                 self.remove(name)
         self._sizes = {}
+
+    def has(self, name: str) -> bool:
+        """Whether there is a file now; raises OSError."""
+        with _os_errors():
+            self._system.invalidate_cache()
+            return bool(self._system.exists(self._path(name)))
 
     def read(self, name: str) -> bytes:
         """A file; raises OSError."""
@@ -212,7 +260,7 @@ class UrlFolder:
         """
         path = self._path(name)
         parent = path.rpartition("/")[0]
-        temporary = f"{parent}/.{uuid.uuid4().hex}.tmp"
+        temporary = f"{parent}/{temporary_name()}"
         with _os_errors():
             if parent not in self._made:
                 self._system.makedirs(parent, exist_ok=True)
@@ -308,7 +356,20 @@ Lines = LockedLines | LinesInParts
 
 def folder_at(output: Path | str) -> Folder:
     """The folder that a path or a URL names; raises BadInputError for a URL that fsspec cannot use."""
-    return UrlFolder(output) if isinstance(output, str) else LocalFolder(output)
+    if isinstance(output, Path):
+        return LocalFolder(output)
+    if not output.startswith("file://"):
+        return UrlFolder(output)
+    path = unquote(urlsplit(output).path)
+    return LocalFolder(Path(path[1:] if re.match(r"/[A-Za-z]:", path) else path), output)  # file:///C:/items
+
+
+def write_new(folder: Folder, name: str, data: bytes) -> StoredFile:
+    """Write a file unless another worker has, and say what lies there; raises OSError."""
+    if folder.has(name):
+        return StoredFile.of(name, folder.read(name))
+    folder.write(name, data)
+    return StoredFile.of(name, data)
 
 
 @contextlib.contextmanager

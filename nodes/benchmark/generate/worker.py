@@ -16,6 +16,8 @@ from ..pack import pack_version
 from ..server import ComfyServer, ServerSetup, free_port, known_flags
 from .request import Job
 from .run import ServerWorker
+from .shared import SharedOutput
+from .storage import Folder, StoredFile, write_new
 from .workflow import Graph, check_server
 
 START_TIMEOUT_S = 600.0
@@ -79,12 +81,23 @@ class DrawnJob:
     files: list[bytes]
 
 
+@dataclass(frozen=True)
+class StoredJob:
+    """What a worker drew and wrote by itself."""
+
+    node: str
+    files: list[StoredFile]
+    """Empty if the driver has not checked this node yet."""
+
+
 class SpriteWorker:
     """The actor: starts or adopts its ComfyUI when it is first asked for something, and again after a restart."""
 
-    def __init__(self, spec: WorkerSpec, graph: Graph) -> None:
-        """Nothing is started yet, so that what goes wrong there reaches the driver as an answer."""
-        self._spec, self._graph = spec, graph
+    def __init__(self, spec: WorkerSpec, graph: Graph, output: SharedOutput | None = None) -> None:
+        """Nothing is started yet, so that what goes wrong there reaches the driver as an answer; `output` is for `store` alone."""
+        self._spec, self._graph, self._output = spec, graph, output
+        self._folder: Folder | None = None
+        self._writing = asyncio.Lock()
         self._server: ComfyServer | None = None
         self._address: str | None = None
         self._is_stopped = False
@@ -104,13 +117,40 @@ class SpriteWorker:
 
         Raises WorkerError if the job fails in a running ComfyUI, or `stop` ends it.
         """
+        return DrawnJob(self.node, await self._pictures(job))
+
+    async def store(self, job: Job, names: list[str], checked: str) -> StoredJob:
+        """Draw a job and write its files under these names; as `draw`, and raises WorkerError if they cannot be written.
+
+        A file that is there stays, and the answer says what it is: it is that of another worker, which drew the job too. Nothing is
+        written unless `checked`, the node that the driver knows, is still this one: after a restart it may draw other pictures.
+        """
+        pictures = await self._pictures(job)
+        if checked != self.node:
+            return StoredJob(self.node, [])
+        try:
+            async with self._writing:  # SFTP and FTP hang if two threads ask
+                return StoredJob(self.node, await asyncio.to_thread(self._write, names, pictures))
+        except OSError as error:
+            raise WorkerError(f"{self.node}: {self._folder} cannot be written ({error.strerror}).") from None
+
+    def _write(self, names: list[str], pictures: list[bytes]) -> list[StoredFile]:
+        assert self._folder is not None
+        files: list[StoredFile] = []
+        for name, picture in zip(names, pictures, strict=True):
+            if self._is_stopped:
+                raise WorkerError(f"{self.node}: stopped.")
+            files.append(write_new(self._folder, name, picture))
+        return files
+
+    async def _pictures(self, job: Job) -> list[bytes]:
         address = await self._ready()
         try:
             async with connect(address) as client:
                 worker = ServerWorker(client, self._graph)
                 prompt_id = await worker.queue(job)
                 await worker.wait(job, prompt_id, lambda _: None)
-                return DrawnJob(self.node, await worker.pictures(job, prompt_id))
+                return await worker.pictures(job, prompt_id)
         except UnreachableError:
             if self._is_stopped:
                 raise WorkerError(f"{self.node}: stopped.") from None
@@ -131,6 +171,8 @@ class SpriteWorker:
         async with self._starting:
             if self._address is None:
                 try:
+                    if self._output is not None:
+                        self._folder = self._output.open()
                     address = self._spec.address if self._spec.comfyui is None else self._start()
                     async with connect(address) as client:
                         await check_server(client, address, self._graph)

@@ -1,6 +1,8 @@
 """The driver of a cluster, with a stand-in for Ray whose actors answer at once."""
 
+import hashlib
 import io
+import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -17,7 +19,9 @@ from fast_sprites.nodes.benchmark.generate.manifest import Manifest
 from fast_sprites.nodes.benchmark.generate.progress import Progress
 from fast_sprites.nodes.benchmark.generate.request import GenerateRequest, Job
 from fast_sprites.nodes.benchmark.generate.run import StoppedError
-from fast_sprites.nodes.benchmark.generate.worker import DrawnJob, WorkerError, WorkerFacts, WorkerSpec
+from fast_sprites.nodes.benchmark.generate.shared import SharedOutput
+from fast_sprites.nodes.benchmark.generate.storage import folder_at, write_new
+from fast_sprites.nodes.benchmark.generate.worker import DrawnJob, StoredJob, WorkerError, WorkerFacts, WorkerSpec
 from fast_sprites.nodes.benchmark.generate.workflow import DEFAULT_WORKFLOW
 from fast_sprites.nodes.engine.errors import BadInputError
 from PIL import Image
@@ -50,6 +54,10 @@ class FakeWorker:
         self.never_answers = False
         self.known: dict[str, Any] = {"comfyui_version": "0.30.0", "pack_version": "0.1.0", "checkpoint_sha256": "abc"}
         self.shift = 0
+        self.output: SharedOutput | None = None
+        self.asked: list[tuple[Any, ...]] = []
+        """What `store` was given."""
+        self.num_written = 0
 
     def facts(self) -> WorkerFacts:
         return WorkerFacts(self.node, **self.known, device="cpu")
@@ -57,6 +65,15 @@ class FakeWorker:
     def draw(self, job: Job) -> DrawnJob:
         self.jobs.append([sprite.index for sprite in job.sprites])
         return DrawnJob(self.node, [png(sprite.seed, self.shift) for sprite in job.sprites])
+
+    def store(self, job: Job, names: list[str], checked: str) -> StoredJob:
+        drawn = self.draw(job)
+        if checked != self.node:
+            return StoredJob(self.node, [])
+        assert self.output is not None
+        folder = self.output.open()
+        self.num_written += len(names)
+        return StoredJob(self.node, [write_new(folder, name, data) for name, data in zip(names, drawn.files, strict=True)])
 
     def stop(self) -> None:
         pass
@@ -74,16 +91,22 @@ class FakeRay:
         self.killed: list[Any] = []
 
     def remote(self, _: type) -> Any:
-        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: self._actor(self._workers.pop(0))))
+        return SimpleNamespace(
+            options=lambda **_: SimpleNamespace(remote=lambda _, __, output: self._actor(self._workers.pop(0), output))
+        )
 
-    def _actor(self, worker: FakeWorker) -> Any:
+    def _actor(self, worker: FakeWorker, output: SharedOutput | None) -> Any:
+        worker.output = output
+
         def method(name: str) -> Any:
             # The method is looked up when it is answered, as a worker may have changed by then.
-            return SimpleNamespace(
-                remote=lambda *arguments: Ref(worker, lambda: getattr(worker, name)(*arguments)), options=lambda **_: method(name)
-            )
+            return SimpleNamespace(remote=lambda *arguments: ask(name, arguments), options=lambda **_: method(name))
 
-        return SimpleNamespace(facts=method("facts"), draw=method("draw"), stop=method("stop"), worker=worker)
+        def ask(name: str, arguments: tuple[Any, ...]) -> Ref:
+            worker.asked += [arguments] if name == "store" else []
+            return Ref(worker, lambda: getattr(worker, name)(*arguments))
+
+        return SimpleNamespace(**{name: method(name) for name in ("facts", "draw", "store", "stop")}, worker=worker)
 
     def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0) -> tuple[list[Any], list[Any]]:
         self.num_waiting.append(len(refs))
@@ -117,8 +140,8 @@ def workers() -> list[FakeWorker]:
     return [FakeWorker(name) for name in ("one", "two", "three")]
 
 
-def draw(folder: Path, ray: FakeRay, gpus: float = 0.0, job_size: int = 4) -> None:
-    if (folder / "manifest.jsonl").exists():
+def draw(folder: Path | str, ray: FakeRay, gpus: float = 0.0, job_size: int = 4) -> None:
+    if folder_at(folder).has_manifest():
         manifest = Manifest.resume(folder)
     else:
         workflow = read_workflow(DEFAULT_WORKFLOW)
@@ -150,14 +173,77 @@ def test_every_sprite_is_drawn_once_beside_the_one_that_all_compare(workers, tmp
     assert "sprites, " in capsys.readouterr().out
 
 
-def test_a_batch_at_a_url(workers, tmp_path):
-    pytest.importorskip("fsspec", reason="a batch at a URL needs fsspec: pip install fsspec")
-    workflow = read_workflow(DEFAULT_WORKFLOW)
-    request = GenerateRequest(workflow=workflow, prompts="sword", count=NUM_SPRITES, seed=5)
-    with Manifest.create(f"local://{tmp_path}/batch", request) as manifest:
-        spec = ClusterSpec("auto", WorkerSpec("http://127.0.0.1:8188"), gpus_per_worker=0.0)
-        generate_on_cluster(FakeRay(workers), manifest, spec, 4, Progress(NUM_SPRITES, 0))
+@pytest.fixture(params=["file", "local"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A URL of `tmp_path / "batch"`, where workers write by themselves: by our own code, and by fsspec's."""
+    if request.param == "local":
+        pytest.importorskip("fsspec", reason="a batch at a URL needs fsspec: pip install fsspec")
+    return f"{request.param}://{tmp_path}/batch"
+
+
+def test_workers_write_to_a_url_themselves(workers, url, tmp_path, monkeypatch):
+    written = []
+    add = Manifest.add
+    monkeypatch.setattr(
+        Manifest, "add", lambda manifest, sprite, *data: written.append(sprite.index) or add(manifest, sprite, *data)
+    )
+    ray = FakeRay(workers)
+    draw(url, ray)
     assert_complete(tmp_path / "batch")
+    assert written == [0] * 3  # the one that all compare, by the driver
+    assert sum(worker.num_written for worker in workers) == NUM_SPRITES - 1
+    assert max(ray.num_waiting) <= 2 * 3
+    assert not list((tmp_path / "batch").glob(".*"))
+
+
+def test_a_path_is_the_drivers(workers, tmp_path):
+    draw(tmp_path, FakeRay(workers))
+    assert [worker.num_written for worker in workers] == [0] * 3
+
+
+def test_what_two_workers_wrote_is_in_the_manifest_as_it_lies_there(workers, url, tmp_path):
+    """A worker that looked before the other's file was there, and moved its own there after the driver heard of the other's."""
+    original = workers[1].store
+
+    def fall_silent(*asked: Any) -> StoredJob:
+        workers[1].never_answers = True
+        return original(*asked)
+
+    def write_late() -> None:
+        job, names, _ = workers[1].asked[-1]
+        for sprite, name in zip(job.sprites, names, strict=True):
+            assert (tmp_path / "batch" / name).read_bytes() == png(sprite.seed)
+            (tmp_path / "batch" / name).write_bytes(png(sprite.seed, 1))
+
+    workers[1].store = fall_silent
+    workers[0].stop = write_late
+    draw(url, FakeRay(workers))
+    assert workers[1].num_written < len(workers[1].asked) * 4
+    assert_lines_agree(tmp_path / "batch")
+
+
+def test_a_worker_that_was_started_anew_writes_nothing_unchecked(workers, url, tmp_path):
+    original = workers[0].store
+
+    def move(*asked: Any) -> StoredJob:
+        if len(workers[0].jobs) == 1:
+            workers[0].node, workers[0].shift = "another", 1
+        return original(*asked)
+
+    workers[0].store = move
+    draw(url, FakeRay(workers))
+    assert workers[0].jobs.count([0]) == 2
+    assert_lines_agree(tmp_path / "batch")
+
+
+def assert_lines_agree(folder: Path) -> None:
+    """Every sprite has one line, and that says what its file is."""
+    records = [json.loads(line) for line in (folder / "manifest.jsonl").read_bytes().splitlines()]
+    sprites = [record for record in records if record["kind"] == "sprite"]
+    assert sorted(record["index"] for record in sprites) == list(range(NUM_SPRITES))
+    for record in sprites:
+        data = (folder / record["file"]).read_bytes()
+        assert (record["bytes"], record["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
 
 
 def test_a_store_that_fails_stops_the_batch(workers, tmp_path, monkeypatch):

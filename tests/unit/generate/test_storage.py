@@ -309,7 +309,9 @@ def test_fsspec_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_file_urls_are_paths():
-    assert _output("file:///tmp/two%20words") == Path("/tmp/two words")
-    assert _output("file:///C:/items") == Path("C:/items")
+    for url, path in (("file:///tmp/two%20words", "/tmp/two words"), ("file:///C:/items", "C:/items")):
+        folder = storage.folder_at(_output(url))
+        assert isinstance(folder, storage.LocalFolder)
+        assert (folder._path, str(folder), folder.url) == (Path(path), url, url)
     assert _output("items") == Path("items")
     assert _output("s3://bucket/items") == "s3://bucket/items"
