@@ -104,7 +104,7 @@ class FakeRay:
 
         def ask(name: str, arguments: tuple[Any, ...]) -> Ref:
             worker.asked += [arguments] if name == "store" else []
-            return Ref(worker, lambda: getattr(worker, name)(*arguments))
+            return Ref(worker, name, lambda: getattr(worker, name)(*arguments))
 
         return SimpleNamespace(**{name: method(name) for name in ("facts", "draw", "store", "stop")}, worker=worker)
 
@@ -131,8 +131,8 @@ class FakeRay:
 
 
 class Ref:
-    def __init__(self, worker: FakeWorker, answer: Callable[[], Any]) -> None:
-        self.worker, self.answer = worker, answer
+    def __init__(self, worker: FakeWorker, name: str, answer: Callable[[], Any]) -> None:
+        self.worker, self.name, self.answer = worker, name, answer
 
 
 @pytest.fixture
@@ -215,10 +215,14 @@ def test_what_two_workers_wrote_is_in_the_manifest_as_it_lies_there(workers, url
             assert (tmp_path / "batch" / name).read_bytes() == png(sprite.seed)
             (tmp_path / "batch" / name).write_bytes(png(sprite.seed, 1))
 
+    class EndingRay(FakeRay):
+        def kill(self, actor: Any) -> None:
+            if actor.worker is workers[1]:
+                write_late()
+            super().kill(actor)
+
     workers[1].store = fall_silent
-    workers[0].stop = write_late
-    draw(url, FakeRay(workers))
-    assert workers[1].num_written < len(workers[1].asked) * 4
+    draw(url, EndingRay(workers))
     assert_lines_agree(tmp_path / "batch")
 
 
@@ -234,6 +238,24 @@ def test_a_worker_that_was_started_anew_writes_nothing_unchecked(workers, url, t
     draw(url, FakeRay(workers))
     assert workers[0].jobs.count([0]) == 2
     assert_lines_agree(tmp_path / "batch")
+
+
+def test_what_was_drawn_before_a_new_check_does_not_count_after_it_either(workers, url, tmp_path):
+    """Ray runs both jobs of a lost worker again, and the second may end when the new one has been checked."""
+    original = workers[0].store
+
+    class SlowRay(FakeRay):
+        def wait(self, refs: list[Any], num_returns: int = 1, timeout: float = 0) -> tuple[list[Any], list[Any]]:
+            return super().wait(sorted(refs, key=lambda ref: ref.name == "store"), num_returns, timeout)
+
+    def move(*asked: Any) -> StoredJob:
+        workers[0].node = "another"
+        return original(*asked)
+
+    workers[0].store = move
+    draw(url, SlowRay(workers, {"GPU": 1.0}), gpus=1.0)
+    assert workers[0].jobs.count([0]) == 2
+    assert_complete(tmp_path / "batch")
 
 
 def assert_lines_agree(folder: Path) -> None:
