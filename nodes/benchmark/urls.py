@@ -3,7 +3,8 @@
 import re
 
 # Slashes, as keys of S3 have, make a URL with a password invalid, but not fit to be shown; digits before a slash are a port.
-_PASSWORD = re.compile(r"(//|(?:^|=)(?=[^\s/]*@))([^\s/:@\[]*):(?:[^\s/]*|(?!\d+/)\S*)@")
+# A file system's error may begin with a path that holds all of the URL.
+_PASSWORD = re.compile(r"(//|(?:^|=)/?(?=[^\s/]*@))([^\s/:@\[]*):(?:[^\s/]*|(?!\d+/)\S*)@")
 
 
 def without_password(text: str) -> str:

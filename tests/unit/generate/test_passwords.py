@@ -23,6 +23,7 @@ SECRET = "hunter2"  # noqa: S105 - the one that is looked for
         (f"simplecache::ftp://user:@{SECRET}@@host", "simplecache::ftp://user:***@host"),
         (f"s3://key:a/{SECRET}/b@bucket/items", "s3://key:***@bucket/items"),
         (f"user:{SECRET}@studio:8188", "user:***@studio:8188"),
+        (f"/user:{SECRET}@store/items", "/user:***@store/items"),
         (f"--server=http://user:{SECRET}@studio:8188", "--server=http://user:***@studio:8188"),
         (
             f"Neither 'ftp://u:{SECRET}@a' nor 'ftp://v:{SECRET}@b' answers.",
