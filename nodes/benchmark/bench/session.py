@@ -85,8 +85,9 @@ class Session:
 
     async def first_run(self, side: SideGraph, seed: int) -> tuple[Drawn, PeakMemory | None]:
         """Draw one prompt from an empty card, with probes around sampling and decoding; no reading if it decodes no picture."""
-        await self.client.free()
-        await asyncio.sleep(FREE_S)
+        for _ in range(2):  # the second wakes a worker that collected garbage when the first came (main.py, prompt_worker, 0.30)
+            await self.client.free()
+            await asyncio.sleep(FREE_S)
         prompt = side.prompt(seed, f"{PREFIX}{side.side.name}")
         probed = _with_probes(prompt, side.graph, self.output_types)
         drawn = await self._draw(probed, graphs.seed_nodes(side.graph), seed)
