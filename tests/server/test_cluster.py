@@ -4,6 +4,7 @@ Ten batches of 300: python -m pytest tests/server/test_cluster.py --rounds 10 --
 """
 
 import contextlib
+import hashlib
 import os
 import random
 import re
@@ -95,6 +96,12 @@ def start(arguments: list[str | Path]) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def assert_lines_agree(output: Path) -> None:
+    """Every line says what lies there, whoever wrote it."""
+    for record in records(output):
+        assert hashlib.sha256((output / record["file"]).read_bytes()).hexdigest() == record["sha256"], record
+
+
 def wait_for_no_servers(base: Path) -> None:
     deadline = time.monotonic() + 30
     while servers(base):
@@ -122,6 +129,7 @@ def test_two_workers_on_one_server_draw_what_it_draws_alone(
     done = run(*request(tmp_path, comfy.server.address, 12), *options)
     assert done.returncode == 0, done.stderr
     assert problems(tmp_path / "sprites", alone, 12) == []
+    assert_lines_agree(tmp_path / "sprites")
     assert len(re.findall(r"\(process \d+\): \d+ sprites, ", done.stdout)) == 2, done.stdout
 
 
@@ -158,6 +166,7 @@ def test_batches_survive_a_node_a_server_and_the_driver(
         said, errors = client.communicate(timeout=TIMEOUT_S)
         assert client.returncode == 0, errors
         assert problems(output, tmp_path / "alone" / "sprites", num_sprites) == []
+        assert_lines_agree(output)
         assert f"{num_sprites} sprites, " in said
         wait_for_no_servers(base)
         print(
