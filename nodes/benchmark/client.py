@@ -34,10 +34,11 @@ class UnreachableError(ClientError):
 
 
 class PromptRefusedError(ClientError):
-    """The server's validation refused a prompt."""
+    """The server's validation refused a prompt; `reasons` holds one sentence for each cause."""
 
     def __init__(self, reasons: tuple[str, ...]) -> None:
-        """Join the reasons, one for each cause, into the message."""
+        """Join the reasons into the message."""
+        self.reasons = reasons
         super().__init__("ComfyUI refused the workflow: " + "; ".join(reasons))
 
 
