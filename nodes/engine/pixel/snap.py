@@ -10,6 +10,7 @@ from ..errors import BadInputError
 from .cells import CellLines, even_lines, sample_cells
 from .colour import Floats
 from .grid import PixelGrid
+from .narrow import unmix_narrow_cells
 from .search import FoundGrid, find_grid, fit_grid
 
 Fallback = Literal["fallback size", "leave unchanged", "stop"]
@@ -51,7 +52,10 @@ def snap_batch(pictures: NDArray[np.floating], request: SnapRequest) -> Snapped:
             f"The pictures are {width}x{height} px; at most {MAX_SIDE} a side can be searched, so scale them down."
         )
     grid = _choose_grid(pictures, request)
-    cells = [sample_cells(picture, lines, grid.pitch) for picture, lines in zip(pictures, grid.lines, strict=True)]
+    cells = [
+        unmix_narrow_cells(picture, lines, sample_cells(picture, lines, grid.pitch), grid.pitch)
+        for picture, lines in zip(pictures, grid.lines, strict=True)
+    ]
     return Snapped(np.stack(cells), grid)
 
 
