@@ -4,7 +4,7 @@
 
 Seeds below 7000, 20000 to 20079, 31000 to 31059, 50000 to 50079, 51000 to 51199 and 52000 to 55499 have served development; figures are quoted from others,
 each range once (used: 7000 and 9000 to 9059, 11000 to 11059, 41000 to 41059, 42000 to 42059, 43000 to 43059,
-44000 to 44059, 60000 to 60259).
+44000 to 44059, 60000 to 60259, 61000 to 61059).
 """
 
 import argparse
