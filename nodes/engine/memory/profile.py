@@ -22,10 +22,11 @@ class Profile:
 
     @property
     def peak_growth_gib(self) -> float | None:
-        """Return how far torch's peak rose over what was allocated before; None before the end and without a GPU."""
-        if self.after is None or self.after.torch is None or self.before.torch is None:
+        """Return how far torch's peak rose over what was allocated before; None before the end and where torch keeps no peaks."""
+        if self.after is None or self.before.torch is None:
             return None
-        return self.after.torch.peak_allocated_gib - self.before.torch.allocated_gib
+        peak_gib = self.after.torch and self.after.torch.peak_allocated_gib
+        return None if peak_gib is None else peak_gib - self.before.torch.allocated_gib
 
 
 @contextmanager

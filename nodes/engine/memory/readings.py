@@ -25,9 +25,9 @@ class TorchMemory:
     """Held by tensors or still in use by a stream after its tensor was freed."""
     reserved_gib: float
     """Taken from the driver: active blocks and the cache."""
-    peak_allocated_gib: float
-    peak_reserved_gib: float
-    """Both since the last reset of the peak."""
+    peak_allocated_gib: float | None
+    peak_reserved_gib: float | None
+    """Both since the last reset of the peak; None where torch keeps no peaks (MPS)."""
     num_alloc_retries: int
     """Times that torch emptied its cache because an allocation failed."""
     num_ooms: int
@@ -264,14 +264,14 @@ def _read_xpu(device: torch.device) -> _DeviceReading:
 def _read_mps(_device: torch.device) -> _DeviceReading:
     memory = _mps_memory()
     total = torch.mps.recommended_max_memory() / GIB
-    missing = ("MPS keeps no peaks: the peaks shown are the current values.",)
+    missing = ("torch keeps no peaks on MPS.",)
     return "Apple GPU (MPS)", True, memory, DriverMemory(memory.reserved_gib, total, None, None), _NO_GRAPHS, missing
 
 
 def _mps_memory() -> TorchMemory:
     allocated = torch.mps.current_allocated_memory() / GIB
     driver_used = torch.mps.driver_allocated_memory() / GIB
-    return TorchMemory(allocated, allocated, driver_used, allocated, driver_used, 0, 0)
+    return TorchMemory(allocated, allocated, driver_used, None, None, 0, 0)
 
 
 def _read_cpu(_device: torch.device) -> _DeviceReading:

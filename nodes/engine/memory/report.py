@@ -29,9 +29,10 @@ def _device_lines(reading: MemoryReading) -> list[str]:
     if (memory := reading.torch) is not None:
         lines.append(reading.device)
         lines.append(f"torch: {memory.active_gib:.1f} GiB active, {memory.reserved_gib:.1f} GiB reserved")
-        lines.append(
-            f"Peak since reset: {memory.peak_allocated_gib:.1f} GiB allocated, {memory.peak_reserved_gib:.1f} GiB reserved"
-        )
+        if memory.peak_allocated_gib is not None:
+            lines.append(
+                f"Peak since reset: {memory.peak_allocated_gib:.1f} GiB allocated, {memory.peak_reserved_gib:.1f} GiB reserved"
+            )
         if memory.num_alloc_retries or memory.num_ooms:
             lines.append(f"Allocation retries: {memory.num_alloc_retries}, out of memory: {memory.num_ooms}")
     if (driver := reading.driver) is not None and not reading.is_unified:
@@ -77,4 +78,4 @@ def _graphs_gib(reading: MemoryReading) -> float:
 
 
 def _torch(reading: MemoryReading, field: str) -> float:
-    return 0.0 if reading.torch is None else getattr(reading.torch, field)
+    return (reading.torch and getattr(reading.torch, field)) or 0.0

@@ -32,7 +32,7 @@ def _publish(seq: int, changes: int) -> bool:
     rows = TIMELINE.rows_since(seq, MAX_ROWS_PER_EVENT)
     news: dict[str, Any] = {"rows": rows}
     if TIMELINE.position[1] != changes:
-        news |= {"runs": TIMELINE.spans_json(1), "marks": TIMELINE.marks_json()}
+        news |= {"runs": TIMELINE.changed_runs_json(changes), "marks": TIMELINE.marks_json()}
     return routes.broadcast(EVENT, news)
 
 

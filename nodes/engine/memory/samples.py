@@ -24,7 +24,7 @@ class Sample:
     active_gib: float | None
     allocated_gib: float | None
     peak_allocated_gib: float | None
-    """torch's own, since the last reset."""
+    """torch's own, since the last reset; None on MPS too."""
     reserved_gib: float | None
     driver_gib: float | None
     ram_gib: float

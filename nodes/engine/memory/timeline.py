@@ -53,6 +53,8 @@ class Run:
     spans: list[Span] = field(default_factory=list)
     num_left_out: int = 0
     """Executions beyond the first 500."""
+    last_change: int = 0
+    """The timeline's count of changes when this run last changed."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class Timeline:
             self._open.clear()
             self._num_runs += 1
             self._runs.append(Run(self._num_runs, time_s))
-            self._num_changes += 1
+            self._count_change(self._runs[-1])
 
     def start_node(self, key: str, node_id: str, class_type: str, sample: Sample) -> None:
         """Begin a node of the last run; a node that starts again, as after lazy inputs, counts from there."""
@@ -119,7 +121,7 @@ class Timeline:
             span.see(sample)
             self._open[key] = span
             run.spans.append(span)
-            self._num_changes += 1
+            self._count_change(run)
 
     def finish_node(self, key: str, sample: Sample) -> None:
         """End a node; ones that never started were cached and leave no span."""
@@ -129,7 +131,7 @@ class Timeline:
                 self._append(sample)
                 span.see(sample)
                 span.end = sample
-                self._num_changes += 1
+                self._count_change(self._runs[-1])
 
     def end_run(self, sample: Sample, held_gib: float) -> None:
         """End the prompt; nodes that were interrupted or failed end with it."""
@@ -141,7 +143,11 @@ class Timeline:
             if self._runs:
                 self._runs[-1].end = sample
                 self._runs[-1].held_gib = held_gib
-            self._num_changes += 1
+                self._count_change(self._runs[-1])
+
+    def _count_change(self, run: Run) -> None:
+        self._num_changes += 1
+        run.last_change = self._num_changes
 
     def mark(self, mark: Mark) -> None:
         """Remember where a probe stood."""
@@ -179,6 +185,11 @@ class Timeline:
         """Return the last runs with their spans; `end_s` is None while one lasts."""
         with self._lock:
             return [_run_json(run) for run in list(self._runs)[-num_runs:]]
+
+    def changed_runs_json(self, changes: int) -> list[dict[str, Any]]:
+        """Return the runs that have changed after that count of changes, oldest first, as `spans_json` does."""
+        with self._lock:
+            return [_run_json(run) for run in self._runs if run.last_change > changes]
 
     def marks_json(self) -> list[dict[str, Any]]:
         """Return the probes' marks, oldest first."""

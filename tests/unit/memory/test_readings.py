@@ -128,6 +128,8 @@ def test_mps_is_read_through_torch(monkeypatch):
         monkeypatch.setattr(torch.mps, name, lambda gib=gib: gib * GIB)
     reading = read_memory(torch.device("mps"))
     assert (reading.is_unified, reading.torch.allocated_gib, reading.torch.reserved_gib) == (True, 2, 3)
+    assert "Peak" not in report(reading)
+    assert reading.missing == ("torch keeps no peaks on MPS.",)
 
 
 def test_cpu_says_why_there_is_no_gpu_part(monkeypatch):

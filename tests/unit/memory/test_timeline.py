@@ -82,6 +82,19 @@ def test_without_a_device_the_process_is_measured():
     assert (row["peak_process_gib"], row["process_growth_gib"]) == (3, 1)
 
 
+def test_where_torch_keeps_no_peaks_the_highest_sample_counts(monkeypatch):
+    allocated = iter([1, 6, 4])  # at the node's start, while it ran, at its end
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: next(allocated) * 2**30)
+    monkeypatch.setattr(torch.mps, "driver_allocated_memory", lambda: 7 * 2**30)
+    timeline = Timeline()
+    timeline.start_run(0)
+    timeline.start_node("1", "1", "Decode", take_quick_sample(torch.device("mps")))
+    timeline.add(take_quick_sample(torch.device("mps")))
+    timeline.finish_node("1", take_quick_sample(torch.device("mps")))
+    row = table(timeline.runs()[0])[0]
+    assert (row["peak_allocated_gib"], row["is_peak_exact"], row["allocated_growth_gib"]) == (6, False, 3)
+
+
 def test_a_node_that_starts_again_counts_from_there_and_failures_end_with_the_run():
     timeline = Timeline()
     timeline.start_run(0)
@@ -113,6 +126,24 @@ def test_everything_is_bounded():
         timeline.end_run(sample(i), 0)
     assert [run.number for run in timeline.runs()] == list(range(7, NUM_RUNS + 7))
     assert [run["run"] for run in timeline.spans_json(2)] == [NUM_RUNS + 5, NUM_RUNS + 6]
+
+
+def test_all_that_changed_is_told_when_one_run_follows_another():
+    timeline = Timeline()
+    for number in range(3):
+        timeline.start_run(number)
+        timeline.end_run(sample(number), 0)
+    told = timeline.position[1]
+    assert timeline.changed_runs_json(told) == []
+    timeline.start_run(10)
+    timeline.start_node("1", "1", "Decode", sample(10))
+    told = timeline.position[1]
+    timeline.finish_node("1", sample(11))
+    timeline.end_run(sample(12), 0)
+    timeline.start_run(13)
+    changed = timeline.changed_runs_json(told)
+    assert [(run["run"], run["end_s"]) for run in changed] == [(4, 12), (5, None)]
+    assert [span["end_s"] for span in changed[0]["spans"]] == [11]
 
 
 def test_clearing_keeps_the_running_prompt_and_counts_on():
