@@ -256,7 +256,10 @@ def _torch_memory(stats: dict[str, Any]) -> TorchMemory:
 def _read_xpu(device: torch.device) -> _DeviceReading:
     memory = _torch_memory(torch.xpu.memory_stats_as_nested_dict(device))
     properties = torch.xpu.get_device_properties(device)
-    free, total = torch.xpu.mem_get_info(device)
+    try:
+        free, total = torch.xpu.mem_get_info(device)
+    except RuntimeError as error:  # integrated GPUs and WSL2 (pytorch/pytorch#164429)
+        return properties.name, False, memory, None, _NO_GRAPHS, (f"The driver does not say how much is in use ({error}).",)
     driver = DriverMemory((total - free) / GIB, total / GIB, max((total - free) / GIB - memory.reserved_gib, 0.0), None)
     return properties.name, False, memory, driver, _NO_GRAPHS, ("Intel's driver does not tell other processes apart.",)
 

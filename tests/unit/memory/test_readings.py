@@ -122,6 +122,14 @@ def test_intel_is_read_through_torch(monkeypatch):
     assert (reading.device, reading.torch.active_gib, reading.torch.reserved_gib) == ("Arc", 1, 3)
     assert reading.driver == readings.DriverMemory(10, 16, 7, None)
 
+    def cannot(_device):
+        raise RuntimeError("The device (Arc) doesn't support querying the available free memory.")
+
+    monkeypatch.setattr(torch.xpu, "mem_get_info", cannot)  # as on an integrated GPU
+    reading = read_memory(torch.device("xpu", 0))
+    assert (reading.torch.active_gib, reading.driver) == (1, None)
+    assert "doesn't support querying" in reading.missing[0]
+
 
 def test_mps_is_read_through_torch(monkeypatch):
     for name, gib in (("current_allocated_memory", 2), ("driver_allocated_memory", 3), ("recommended_max_memory", 12)):
