@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,10 @@ def _load_pack() -> None:
 
 
 _load_pack()
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # a shell's background job, and so would be every program that a test sends Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def comfyui_path() -> Path | None:
