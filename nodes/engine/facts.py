@@ -1,6 +1,5 @@
 """What this machine is, as a frozen value that plans are made from."""
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -62,13 +61,20 @@ def read_machine_facts(device: torch.device) -> MachineFacts:
 
 
 def _what_triton_lacks() -> str:
-    if importlib.util.find_spec("triton") is None:
-        return "is not installed" + (" (pip package triton-windows)" if sys.platform == "win32" else "")
-    if sys.platform == "win32":
-        return ""  # triton-windows brings its own compiler
-    # Triton builds a launcher in C for every kernel (triton/runtime/build.py).
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or shutil.which("cc")):
+    is_windows = sys.platform == "win32"
+    try:
+        import triton  # noqa: F401
+    except (ImportError, OSError) as error:  # also one that was built for another Python, or lacks a DLL
+        if isinstance(error, ModuleNotFoundError) and error.name == "triton":
+            return "is not installed" + (" (pip package triton-windows)" if is_windows else "")
+        return f"cannot be imported ({str(error).partition(chr(10))[0]})"
+    # Triton builds a launcher in C for every kernel (triton/runtime/build.py); triton-windows brings a compiler, but no headers.
+    if not is_windows and not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "needs a C compiler, and there is none on the PATH"
-    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        return "needs Python's C headers (Debian package python3-dev)"
+    scheme = sysconfig.get_default_scheme().replace(
+        "posix_local", "posix_prefix"
+    )  # as Triton asks for them: Debian's own has none
+    if not Path(sysconfig.get_paths(scheme)["include"], "Python.h").is_file():
+        package = "portable ComfyUI lacks the folders include and libs" if is_windows else "Debian package python3-dev"
+        return f"needs Python's C headers ({package})"
     return ""

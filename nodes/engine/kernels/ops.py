@@ -5,6 +5,7 @@ Pictures are [N, H, W, C] contiguous, tokens [N, L, C].
 
 import contextlib
 import importlib
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import ModuleType
@@ -159,8 +160,9 @@ class TritonOps(TorchOps):
     def __init__(self) -> None:
         self._pictures: ModuleType = importlib.import_module(".triton_pictures", __package__)
         self._tokens: ModuleType = importlib.import_module(".triton_tokens", __package__)
-        # PTXASError, CompilationError and OutOfResources are no RuntimeErrors.
-        self.compile_errors = (importlib.import_module("triton.errors").TritonError,)
+        # PTXASError, CompilationError and OutOfResources are no RuntimeErrors; the others are a C compiler that fails or is gone, and a
+        # cache that cannot be written (triton/runtime/build.py and cache.py).
+        self.compile_errors = (importlib.import_module("triton.errors").TritonError, subprocess.CalledProcessError, OSError)
         self._arena: Arena | None = None
 
     def __deepcopy__(self, memo: Any) -> "TritonOps":

@@ -44,3 +44,23 @@ def test_what_triton_raises_for_a_kernel_that_it_cannot_compile_is_known(module,
     ops = importlib.import_module("fast_sprites.nodes.engine.kernels.ops").engine_ops("fast")
     error = getattr(importlib.import_module(f"triton.{module}.errors"), name)
     assert issubclass(error, ops.compile_errors)
+
+
+@pytest.mark.parametrize("compiler", ["false", "no-such-compiler"])
+def test_a_launcher_that_cannot_be_built_is_a_compile_error(compiler, monkeypatch, tmp_path):
+    """The C compiler fails (no headers, no libcuda), or is not there."""
+    ops = importlib.import_module("fast_sprites.nodes.engine.kernels.ops").engine_ops("fast")
+    build = importlib.import_module("triton.runtime.build")
+    monkeypatch.setenv("CC", compiler)
+    with pytest.raises(ops.compile_errors):
+        build._build("launcher", str(tmp_path / "launcher.c"), str(tmp_path), [], [], [], [])
+
+
+def test_a_cache_that_cannot_be_written_is_a_compile_error(monkeypatch, tmp_path):
+    """As the one below a home folder that belongs to another user, or on a full disk."""
+    ops = importlib.import_module("fast_sprites.nodes.engine.kernels.ops").engine_ops("fast")
+    cache = importlib.import_module("triton.runtime.cache")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    with pytest.raises(ops.compile_errors):
+        cache.get_cache_manager("ab")
