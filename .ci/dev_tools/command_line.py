@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import signal
 import sys
@@ -181,6 +182,8 @@ def ended(signal_number: int, frame: FrameType | None) -> None:
 
 def main(arguments: Sequence[str]) -> int:
     """Run one command; its exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # into a pipe Windows writes its code page, which lacks a tick
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)  # Windows has no SIGHUP, and nohup wants it ignored
         if number is not None and signal.getsignal(number) != signal.SIG_IGN:

@@ -1,6 +1,7 @@
 """The `fast-sprites` command: measures, draws and examines from a terminal, against a running ComfyUI or none."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 
@@ -21,6 +22,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit status, 130 after Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Into a pipe Windows writes its code page, which lacks letters of names.
+        sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportUnknownMemberType]
     try:
         options = parser().parse_args(arguments)
     except ModuleNotFoundError as missing:

@@ -1,5 +1,6 @@
 """dev.py's arguments, messages and exit statuses."""
 
+import io
 import os
 import signal
 import subprocess
@@ -8,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from dev_tools import command_line
 from dev_tools.command_line import main, parse
-from dev_tools.console import ProgressLine, bar
+from dev_tools.console import ProgressLine, bar, say
 from dev_tools.processes import run
 from dev_tools.workspace import PACK_ROOT
 
@@ -35,6 +37,15 @@ def test_test_passes_the_rest_to_pytest_in_order():
     options, rest = parse(["test", "tests/unit", "-k", "grid", "-x", "--co", "--comfyui", "there"])
     assert options.comfyui == "there"
     assert rest == ["tests/unit", "-k", "grid", "-x", "--co"]
+
+
+def test_a_tick_goes_into_a_pipe_of_windows(monkeypatch: pytest.MonkeyPatch):
+    """Whose code page lacks it; node prints one for each test."""
+    pipe = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(pipe, encoding="cp1252"))
+    monkeypatch.setattr(command_line, "run_tests", lambda options, rest: say("\u2714 passed") or 0)
+    assert main(["test"]) == 0
+    assert pipe.getvalue().strip() == b"\\u2714 passed"
 
 
 @pytest.mark.parametrize("arguments", [[], ["draw"], ["demo", "--prot", "1"], ["demo", "--port", "80"], ["serve", "--port", "x"]])

@@ -159,7 +159,7 @@ def _server(options: argparse.Namespace, log: Path) -> Generator[str, None, None
 
 def _words(flags: str) -> list[str]:
     try:
-        return shlex.split(flags)
+        return shlex.split(flags.replace("\\", "\\\\") if sys.platform == "win32" else flags)  # there it parts folders
     except ValueError as error:
         raise BadInputError(f"--server-flags {flags!r} cannot be taken apart: {error}.") from error
 
@@ -168,12 +168,23 @@ def _own_base(options: argparse.Namespace, base: Path) -> Path:
     """A base folder with links to the packs and files that the user named."""
     (base / "custom_nodes").mkdir()
     for pack in options.pack:
-        (base / "custom_nodes" / pack.resolve().name).symlink_to(pack.resolve(), target_is_directory=True)
+        _link(base / "custom_nodes", pack.resolve())
     for name, folder in FILES.items():
         (base / "models" / folder).mkdir(parents=True)
         if value := getattr(options, name):
             file = Path(value).resolve()
             if not file.is_file():
                 raise BadInputError(f"There is no file {value}: with --pack, --{name} is the path of a file.")
-            (base / "models" / folder / file.name).symlink_to(file)
+            _link(base / "models" / folder, file)
     return base
+
+
+def _link(folder: Path, target: Path) -> None:
+    """Make a file or folder appear in `folder`."""
+    try:
+        (folder / target.name).symlink_to(target, target_is_directory=target.is_dir())
+    except OSError as error:
+        raise PackError(
+            f"{target} cannot be linked into {folder} ({error.strerror}): Windows wants its Developer Mode for that; else measure without "
+            "--pack."
+        ) from error

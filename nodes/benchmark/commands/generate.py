@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import random
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -233,13 +234,19 @@ def _seed_words(request: "GenerateRequest") -> str:
 
 
 def _resume_command(options: argparse.Namespace, output: str) -> str:
-    program = "python -m nodes.benchmark" if Path(sys.argv[0]).parts[-2:] == ("benchmark", "__main__.py") else "fast-sprites"
-    words = ["generate", "--output", output, "--resume"]
+    words = [*_program(Path(sys.argv[0])), "generate", "--output", output, "--resume"]
     if options.server != DEFAULT_SERVER:
         words += ["--server", without_password(options.server)]
     if options.cluster is not None:
         words += _cluster_words(options)
-    return f"{program} {shlex.join(words)}"
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
+
+
+def _program(started: Path) -> list[str]:
+    """How this command was started, as a person would type it."""
+    if started.name == "benchmark":
+        return [sys.executable, str(started)]
+    return ["python", "-m", "nodes.benchmark"] if started.parts[-2:] == ("benchmark", "__main__.py") else ["fast-sprites"]
 
 
 def _cluster_words(options: argparse.Namespace) -> list[str]:

@@ -355,12 +355,16 @@ Lines = LockedLines | LinesInParts
 
 
 def folder_at(output: Path | str) -> Folder:
-    """The folder that a path or a URL names; raises BadInputError for a URL that fsspec cannot use."""
+    """The folder that a path or a URL names; raises BadInputError for a URL that fsspec cannot use, or a file:// one of another machine."""
     if isinstance(output, Path):
         return LocalFolder(output)
     if not output.startswith("file://"):
         return UrlFolder(output)
-    path = unquote(urlsplit(output).path)
+    host, path = urlsplit(output).netloc, unquote(urlsplit(output).path)
+    if host not in ("", "localhost"):
+        raise BadInputError(
+            f"The output {output} names the machine {host!r}: write file:///folder, with three slashes, or a path."
+        )
     return LocalFolder(Path(path[1:] if re.match(r"/[A-Za-z]:", path) else path), output)  # file:///C:/items
 
 

@@ -69,6 +69,25 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path):
         bench_measure._own_base(options(pack=[PACK_ROOT], lora="none.safetensors"), tmp_path)
 
 
+def test_a_system_that_makes_no_links_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    def refuse(link: Path, target: Path, target_is_directory: bool = False) -> None:
+        raise OSError(22, "A required privilege is not held by the client", str(target), 1314, str(link))
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    with pytest.raises(
+        bench_measure.PackError, match=r"cannot be linked .*not held by the client\): Windows wants its Developer"
+    ):
+        bench_measure._own_base(options(pack=[PACK_ROOT]), tmp_path)
+
+
+def test_server_flags_keep_the_backslashes_of_windows(monkeypatch: pytest.MonkeyPatch):
+    flags = r'--lowvram --output-directory "C:\My pictures"'
+    assert bench_measure._words(flags) == ["--lowvram", "--output-directory", "C:\\My pictures"]
+    monkeypatch.setattr(bench_measure.sys, "platform", "win32")
+    for flags in (r'--lowvram --output-directory "C:\My pictures\new"', r"--lowvram --output-directory C:\new"):
+        assert bench_measure._words(flags)[2] in (r"C:\My pictures\new", r"C:\new")
+
+
 def test_the_record_s_command_holds_no_folders():
     arguments = [
         "bench",
