@@ -213,12 +213,15 @@ def partial_record(process: subprocess.Popen[str], path: Path, status: int) -> A
 
 
 @needs_signals
-def test_ctrl_c_keeps_what_was_measured_and_stops_the_server_s_work(bench_server: ComfyServer, tmp_path: Path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_keeps_what_was_measured_and_stops_the_server_s_work(
+    bench_server: ComfyServer, tmp_path: Path, number: signal.Signals
+):
     path = tmp_path / "record.json"
     process = started(bench_server, path)
     until_running(process)
-    process.send_signal(signal.SIGINT)
-    assert partial_record(process, path, 130).partial == "stopped by Ctrl-C"
+    process.send_signal(number)
+    assert partial_record(process, path, 130).partial == "stopped by Ctrl-C or SIGTERM"
 
     async def waiting() -> int:
         async with connect(bench_server.address) as client:

@@ -45,7 +45,7 @@ class Run:
     spans_s: dict[str, float]
     """Seconds by class of node; what comes from ComfyUI's cache takes none."""
     step_s: float | None
-    """Median time between two progress reports of the sampler."""
+    """Median time of a step of the sampler, off its progress reports."""
     device: DeviceSample | None = None
     disturbances: list[str] = field(default_factory=list[str])
 

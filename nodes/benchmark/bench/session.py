@@ -147,7 +147,7 @@ class Timeline:
         """Nothing has happened yet."""
         self._prompt = prompt
         self._starts: list[tuple[str, float]] = []
-        self._steps: dict[str, list[float]] = {}
+        self._steps: dict[str, list[tuple[int, float]]] = {}  # node id -> (value of the bar, time)
         self.cached: set[str] = set()
 
     def add(self, event: Event, now_s: float) -> None:
@@ -157,8 +157,8 @@ class Timeline:
                 self.cached.update(node_ids)
             case NodeStarted(node_id):
                 self._starts.append((node_id, now_s))
-            case Step(node_id, _, _):
-                self._steps.setdefault(node_id, []).append(now_s)
+            case Step(node_id, value, _):
+                self._steps.setdefault(node_id, []).append((value, now_s))
             case _:
                 pass
 
@@ -171,10 +171,17 @@ class Timeline:
         return {name: round(seconds, 4) for name, seconds in spans.items()}
 
     def step_s(self) -> float | None:
-        """Median seconds between two progress reports of the node that made most of them."""
+        """Median seconds of a step of the node that reported most often.
+
+        ComfyUI drops reports within 0.1 s of another, but never a bar's first (comfy/utils.py, ProgressBar.update_absolute): later ones
+        may stand for several steps, and the first says by how much a step moves the bar.
+        """
         reports = max(self._steps.values(), key=len) if self._steps else []
-        gaps = [later - earlier for earlier, later in itertools.pairwise(reports)]
-        return round(statistics.median(gaps), 4) if gaps else None
+        steps_s: list[float] = []
+        for (before, earlier), (after, later) in itertools.pairwise(reports):
+            num_steps = round((after - before) / max(1, reports[0][0]))
+            steps_s += [(later - earlier) / num_steps] * num_steps if num_steps > 0 else []
+        return round(statistics.median(steps_s), 4) if steps_s else None
 
 
 def _with_probes(prompt: Graph, own: Collection[str], output_types: OutputTypes) -> Graph:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import importlib.util
 import shlex
+import signal
 import sys
 import tempfile
 import time
@@ -25,6 +26,7 @@ from .bench_reports import write_reports
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 # A server of its own neither asks the network nor keeps a database.
 OWN_FLAGS = ("--disable-api-nodes", "--database-url=sqlite:///:memory:")
+WRITTEN_BESIDE = (".md", ".png", ".log")
 DEATH_S = 1.0  # connections of a process that dies break before it has ended
 FILES = {"checkpoint": "checkpoints", "lora": "loras", "controlnet": "controlnet"}
 
@@ -84,9 +86,10 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
         first_runs=not options.no_first_runs,
         seed=options.seed,
     )
-    if options.json is not None and options.json.suffix == ".md":
+    if options.json is not None and (options.json.suffix in WRITTEN_BESIDE or options.json.is_dir()):
         raise BadInputError(
-            f"--json {options.json} would be overwritten by the report beside it: name a file that ends in .json."
+            f"--json {options.json} is a folder, or would be overwritten by what is written beside the record: "
+            "name a file that ends in .json."
         )
     path = options.json or Path(datetime.now(timezone.utc).strftime("fast-sprites-bench-%Y%m%d-%H%M%S.json"))
     record = Record(
@@ -98,14 +101,14 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
     )
     status = 0
     try:
-        with _server(options, path.with_suffix(".log")) as address, make_progress() as progress:
+        with _stopped_in_order(), _server(options, path.with_suffix(".log")) as address, make_progress() as progress:
             asyncio.run(run_plan(address, plan, record, progress, lambda: record.write(path)))
     except PackError as error:
         record.partial, status = str(error), 1
         if isinstance(error, ServerError) and error.log_tail:
             print(error.log_tail, file=sys.stderr)
     except KeyboardInterrupt:
-        record.partial, status = "stopped by Ctrl-C", 130
+        record.partial, status = "stopped by Ctrl-C or SIGTERM", 130
     if record.partial:
         print(f"fast-sprites bench: {record.partial}", file=sys.stderr)
     if not record.scenarios:
@@ -113,6 +116,21 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
     record.finished_utc = utc_now()
     write_reports(record, path)
     return status
+
+
+@contextmanager
+def _stopped_in_order() -> Generator[None, None, None]:
+    """Let SIGTERM, which batch systems send, end the block as Ctrl-C does: with a report, and no server left behind."""
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # timeout(1) sends it to the process, then to its group
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _shareable(arguments: list[str]) -> list[str]:

@@ -30,7 +30,9 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--server", "http://127.0.0.1:1"], "No ComfyUI answers at http://127.0.0.1:1"),
         (["--model", "fp8"], "'fp8' is no setting: write NAME=VALUE"),
         (["--scenarios", "singel"], "There is no scenario 'singel'"),
-        (["--server", "http://127.0.0.1:1", "--json", "x.md"], "--json x.md would be overwritten by the report beside it"),
+        (["--server", "http://127.0.0.1:1", "--json", "x.md"], "--json x.md is a folder, or would be overwritten by what is"),
+        (["--server", "http://127.0.0.1:1", "--json", "x.png"], "--json x.png is a folder, or would be overwritten by what is"),
+        (["--server", "http://127.0.0.1:1", "--json", "."], "--json . is a folder, or would be overwritten by what is"),
     ],
 )
 def test_what_cannot_be_started_gets_one_sentence(

@@ -28,6 +28,17 @@ def test_events_become_seconds_by_class():
     assert timeline.cached == {"9"}
 
 
+@pytest.mark.parametrize("pictures", [1, 8])
+def test_reports_that_comfyui_drops_count_as_steps(pictures: int):
+    """Steps of 30 ms: ComfyUI tells of the first, and then of those that end 0.1 s after the last it told of."""
+    timeline = Timeline(PROMPT)
+    told = [1, 5, 9, 13, 17, 20]
+    for step in told:
+        timeline.add(Step("1", step * pictures, 20 * pictures), 10.0 + 0.03 * step)
+    timeline.add(Step("1", pictures, 20 * pictures), 11.0)  # a second pass begins
+    assert timeline.step_s() == pytest.approx(0.03)
+
+
 def test_a_prompt_without_steps_has_no_step_time():
     timeline = Timeline(PROMPT)
     assert timeline.step_s() is None
