@@ -77,8 +77,9 @@ class HostMemory:
     """Resident set of this process."""
     ram_used_gib: float
     ram_total_gib: float
-    swap_used_gib: float
-    swap_total_gib: float
+    swap_used_gib: float | None
+    swap_total_gib: float | None
+    """Both None where Windows does not tell, because its performance counters are switched off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,21 +125,21 @@ def _process() -> psutil.Process:
 
 def host_memory() -> HostMemory:
     """Read this process and the system."""
-    ram_total, ram_available, swap_total, swap_free = _system_bytes()
+    ram_total, ram_available, swap = _system_bytes()
     return HostMemory(
         process_gib=_process().memory_info().rss / GIB,
         ram_used_gib=(ram_total - ram_available) / GIB,
         ram_total_gib=ram_total / GIB,
-        swap_used_gib=(swap_total - swap_free) / GIB,
-        swap_total_gib=swap_total / GIB,
+        swap_used_gib=swap and (swap[0] - swap[1]) / GIB,
+        swap_total_gib=swap and swap[0] / GIB,
     )
 
 
 _MEMINFO_NAMES = (b"MemTotal:", b"MemAvailable:", b"SwapTotal:", b"SwapFree:")
 
 
-def _system_bytes() -> tuple[int, int, int, int]:
-    """Return total and available RAM, total and free swap."""
+def _system_bytes() -> tuple[int, int, tuple[int, int] | None]:
+    """Return total and available RAM, and total and free swap where Windows tells."""
     if sys.platform == "linux":
         # psutil reads this file twice and /proc/vmstat once: 100 us where this takes 15.
         with open("/proc/meminfo", "rb", buffering=0) as file:
@@ -146,9 +147,13 @@ def _system_bytes() -> tuple[int, int, int, int]:
         ram_total, ram_available, swap_total, swap_free = (
             int(text[text.index(name) + len(name) :].split(maxsplit=1)[0]) * 1024 for name in _MEMINFO_NAMES
         )
-        return ram_total, ram_available, swap_total, swap_free
-    ram, swap = psutil.virtual_memory(), psutil.swap_memory()
-    return ram.total, ram.available, swap.total, swap.free
+        return ram_total, ram_available, (swap_total, swap_free)
+    ram = psutil.virtual_memory()
+    try:
+        swap = psutil.swap_memory()
+    except RuntimeError:  # performance counters of Windows are switched off (psutil issue 2681)
+        return ram.total, ram.available, None
+    return ram.total, ram.available, (swap.total, swap.free)
 
 
 def read_memory(
@@ -164,7 +169,10 @@ def read_memory(
     else:
         found = _DEVICE_READERS.get(device.type, _read_other)(device)
     name, is_unified, torch_memory, driver, graphs, missing = found
-    return MemoryReading(name, is_unified, torch_memory, driver, graphs, comfyui or ComfyMemory(), host_memory(), missing)
+    host = host_memory()
+    if host.swap_total_gib is None:
+        missing = (*missing, "Swap is not read: Windows' performance counters are switched off.")
+    return MemoryReading(name, is_unified, torch_memory, driver, graphs, comfyui or ComfyMemory(), host, missing)
 
 
 def torch_memory(device: torch.device) -> TorchMemory | None:

@@ -19,7 +19,7 @@ def report(reading: MemoryReading, label: str = "") -> str:
         lines.append(f"Pinned for transfers: {comfyui.pinned_host_gib:.1f} GiB of RAM")
     pool = "RAM, shared with the GPU" if reading.is_unified and reading.torch is not None else "RAM"
     lines.append(f"{pool}: {host.ram_used_gib:.1f} of {host.ram_total_gib:.1f} GiB in use")
-    if host.swap_total_gib:
+    if host.swap_total_gib and host.swap_used_gib is not None:
         lines.append(f"Swap: {host.swap_used_gib:.1f} of {host.swap_total_gib:.1f} GiB in use")
     return "\n".join([*lines, *reading.missing])
 
@@ -62,7 +62,7 @@ def comparison(before: MemoryReading, after: MemoryReading, name: str) -> str:
         ("CUDA graphs", _graphs_gib(before), _graphs_gib(after)),
         ("process RAM", before.host.process_gib, after.host.process_gib),
         ("system RAM", before.host.ram_used_gib, after.host.ram_used_gib),
-        ("swap", before.host.swap_used_gib, after.host.swap_used_gib),
+        ("swap", before.host.swap_used_gib or 0.0, after.host.swap_used_gib or 0.0),
     ]
     changes = [f"{what} {now - then:+.1f}" for what, then, now in figures if abs(now - then) >= 0.05]
     held = {model.name for model in before.comfyui.models}

@@ -13,6 +13,7 @@ from fast_sprites.nodes.engine.memory import graph_pools, nvml, readings, snapsh
 from fast_sprites.nodes.engine.memory.profile import profile
 from fast_sprites.nodes.engine.memory.readings import GIB, ComfyMemory, HeldModel, read_memory
 from fast_sprites.nodes.engine.memory.report import comparison, report
+from fast_sprites.nodes.engine.memory.samples import take_quick_sample
 
 from .made_up_card import CPU, CUDA, Card, Holder, pool
 
@@ -159,6 +160,22 @@ def test_host_agrees_with_psutil():
     assert host.ram_used_gib == pytest.approx((ram.total - ram.available) / GIB, abs=0.5)
     assert host.swap_total_gib == pytest.approx(swap.total / GIB)
     assert host.process_gib == pytest.approx(psutil.Process().memory_info().rss / GIB, abs=0.05)
+
+
+def test_windows_without_performance_counters_has_no_swap(monkeypatch: pytest.MonkeyPatch):
+    """Samples are taken in every run of every workflow: what a reading raises would end it."""
+
+    def refuse() -> None:
+        raise RuntimeError("PdhAddEnglishCounterW failed. Performance counters may be disabled.")
+
+    monkeypatch.setattr(readings.sys, "platform", "win32")
+    monkeypatch.setattr(psutil, "swap_memory", refuse)
+    assert take_quick_sample(CPU).ram_gib > 0
+    reading = read_memory(CPU)
+    assert (reading.host.swap_used_gib, reading.host.swap_total_gib) == (None, None)
+    assert reading.missing[-1] == "Swap is not read: Windows' performance counters are switched off."
+    assert "Swap:" not in report(reading)
+    assert "swap" not in comparison(reading, reading, "before")
 
 
 def test_a_reading_takes_less_than_a_fifth_of_a_millisecond():
