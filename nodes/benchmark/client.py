@@ -19,6 +19,7 @@ from .urls import without_password
 HISTORY_TIMEOUT_S = 10.0
 POLL_S = 0.05
 GONE_POLL_S = 1.0  # how often a waiting prompt is looked for at the most
+SILENCE_S = 60.0  # a connection to a machine that lost power or network is silent for ever
 MIN_TIMEOUT_S = 0.001
 HOST = re.compile(r"([\w.-]*\w[\w.-]*|\[[0-9A-Fa-f:.]+(%[\w.-]+)?\])(:[0-9]+)?")
 
@@ -193,17 +194,18 @@ class ComfyClient:
     async def follow(self, prompt_id: str) -> AsyncIterator[Event]:
         """The events of a queued prompt until it has ended; the last is Succeeded, Failed or Cancelled.
 
-        Raises UnreachableError if the server goes away. Events of other prompts are dropped.
+        Raises UnreachableError if the server goes away, which is asked after a long silence. Events of other prompts are dropped.
         """
         outcome: Event | None = None
         now = asyncio.get_running_loop().time
-        waits, ask_at, asked_at = True, math.inf, -math.inf
+        waits, ask_at, asked_at = True, now() + SILENCE_S, -math.inf
         while True:
             if ask_at <= now():
                 if await self._is_gone(prompt_id):
                     yield Cancelled()  # the queue was cleared; nothing else tells so
                     return
-                ask_at, asked_at = math.inf, now()
+                asked_at = now()
+                ask_at = asked_at + SILENCE_S
             content = await self._receive(ask_at - now())
             if content is None:
                 continue
@@ -212,7 +214,7 @@ class ComfyClient:
                 ask_at = min(ask_at, max(now(), asked_at + GONE_POLL_S))
             if data.get("prompt_id") != prompt_id:
                 continue
-            waits, ask_at = False, math.inf
+            waits, ask_at = False, now() + SILENCE_S
             if content["type"] == "executing" and data["node"] is None and outcome is not None:
                 yield outcome  # only now the history is complete
                 return
@@ -226,7 +228,7 @@ class ComfyClient:
         """The next message, None for a preview and where none comes in time; raises UnreachableError if the server goes away."""
         try:
             # To aiohttp 0 is no timeout.
-            message = await self._socket.receive(None if timeout_s == math.inf else max(timeout_s, MIN_TIMEOUT_S))
+            message = await self._socket.receive(max(timeout_s, MIN_TIMEOUT_S))
         except asyncio.TimeoutError:  # the builtin one only from Python 3.11 on
             return None
         if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED):

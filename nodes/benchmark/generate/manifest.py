@@ -30,7 +30,7 @@ class Manifest:
         self.request = request
         self._lines = lines
         self._finished = bytearray(len(request))
-        self._damaged: dict[int, str] = {}
+        self._changed: dict[int, str] = {}
         """Files by sprite that are not what their line says."""
         self.num_finished = 0
         self.facts: dict[str, Any] = {}
@@ -73,7 +73,7 @@ class Manifest:
             manifest = cls(folder, _request_of(next(records, None), folder), lines)
             for place, record in records:
                 manifest._take(record, place)
-            folder.tidy(set(manifest._damaged.values()))
+            folder.tidy(set(manifest._changed.values()))
         except OSError as error:
             lines.close(is_finished=False)
             raise ManifestError(f"{folder} cannot be read ({error.strerror}): see to that, and resume again.") from error
@@ -103,12 +103,12 @@ class Manifest:
         if self.folder.size(name) == size:
             self._mark(index)
         elif not self._finished[index]:
-            self._damaged[index] = name
+            self._changed[index] = name
 
     def _mark(self, index: int) -> None:
         self.num_finished += not self._finished[index]
         self._finished[index] = 1
-        self._damaged.pop(index, None)
+        self._changed.pop(index, None)
 
     def is_finished(self, index: int) -> bool:
         """Whether the sprite `index` is on disk."""

@@ -27,6 +27,12 @@ PART_EVERY_S = 10.0
 TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
+def put_aside(name: str) -> str:
+    """A new name for a file that is not what its line says: somebody may have worked on it."""
+    stem, _, extension = name.rpartition(".")
+    return f"{stem}.changed-{uuid.uuid4().hex[:8]}.{extension}"
+
+
 class ManifestError(PackError):
     """The manifest is missing, damaged, in use or another request's."""
 
@@ -83,13 +89,14 @@ class LocalFolder:
         for path in (*self._path.glob("*"), *self._path.glob("*/*")):
             yield path.relative_to(self._path).as_posix()
 
-    def tidy(self, damaged: Collection[str]) -> None:
-        """Remove what a kill left in the middle of a file, and these files; raises OSError."""
+    def tidy(self, changed: Collection[str]) -> None:
+        """Remove what a kill left in the middle of a file, and put these files aside; raises OSError."""
         for temporary in self._path.rglob(".*.tmp"):
             if TEMPORARY.fullmatch(temporary.name):
                 temporary.unlink()
-        for name in damaged:
-            (self._path / name).unlink(missing_ok=True)
+        for name in changed:
+            with contextlib.suppress(FileNotFoundError):
+                os.rename(self._path / name, self._path / put_aside(name))
 
     def has(self, name: str) -> bool:
         """Whether there is a file now."""
@@ -228,11 +235,14 @@ class UrlFolder:
         for path in found:
             yield path[len(self._root) + 1 :]
 
-    def tidy(self, damaged: Collection[str]) -> None:
-        """Remove temporary files and these, as far as they were there when the manifest was opened, and forget the sizes; raises OSError."""
+    def tidy(self, changed: Collection[str]) -> None:
+        """Remove temporary files and put these aside, as far as they were there when the manifest was opened, and forget the sizes; raises OSError."""
         for name in self._sizes:
-            if TEMPORARY.fullmatch(name.rpartition("/")[2]) or name in damaged:
+            if TEMPORARY.fullmatch(name.rpartition("/")[2]):
                 self.remove(name)
+            elif name in changed:
+                with _os_errors():
+                    self._system.mv(self._path(name), self._path(put_aside(name)))
         self._sizes = {}
 
     def has(self, name: str) -> bool:

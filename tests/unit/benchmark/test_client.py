@@ -69,6 +69,13 @@ def test_a_prompt_that_runs_is_not_asked_for_again():
     assert len(server.asked_at) <= 1
 
 
+@pytest.mark.parametrize("told", [(), ({"type": "execution_start", "data": {"prompt_id": "p"}},)], ids=["waits", "runs"])
+def test_a_silent_server_is_asked_whether_it_is_still_there(told, monkeypatch: pytest.MonkeyPatch):
+    """As a connection is whose other end lost its power."""
+    monkeypatch.setattr(client_module, "SILENCE_S", 0.2)
+    assert Server(0, told, gone_after_s=0.3).follow()[-1] == Cancelled()
+
+
 def test_a_server_that_goes_away_is_said():
     with pytest.raises(UnreachableError, match="went away while it was working"):
         Server(0, stays=False).follow()

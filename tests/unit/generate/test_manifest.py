@@ -113,6 +113,17 @@ def test_a_sprite_whose_file_is_not_there_whole_is_missing(half, change):
         assert missing(manifest) == [[2], [4, 5, 6], [8, 9]]
 
 
+def test_a_file_that_somebody_has_worked_on_is_put_aside(half):
+    touched_up = next(half.glob("00003_*"))
+    for work in (b"an outline by hand", b"and another colour"):
+        touched_up.write_bytes(work)
+        with Manifest.resume(half) as manifest:
+            add(manifest, 2)
+    assert touched_up.read_bytes() == picture(2)
+    aside = half.glob(f"{touched_up.stem}.changed-*.png")
+    assert sorted(path.read_bytes() for path in aside) == [b"an outline by hand", b"and another colour"]
+
+
 def test_a_second_writer_is_refused(half):
     # Locks belong to open files, so that another one in the same process is as foreign as one in another.
     with Manifest.resume(half), pytest.raises(ManifestError, match="is being written by another generate"):

@@ -224,7 +224,7 @@ def test_a_batch_does_not_begin_among_anothers_files(url: str, count: int, tmp_p
         pass
 
 
-def test_a_damaged_file_is_removed_before_workers_find_it(url: str):
+def test_a_changed_file_is_put_aside_before_workers_find_it(url: str):
     batch = f"{url}/batch"
     request = GenerateRequest(workflow={"1": {}}, prompts="sword", count=3, seed=40)
     with Manifest.create(batch, request) as manifest:
@@ -234,6 +234,8 @@ def test_a_damaged_file_is_removed_before_workers_find_it(url: str):
     with Manifest.resume(batch) as manifest:
         assert [sprite.index for job in manifest.jobs(4) for sprite in job.sprites] == [1]
         assert [manifest.folder.has(f"0000{index + 1}_sword_{40 + index}.png") for index in range(3)] == [True, False, True]
+        (aside,) = [name for name in manifest.folder.names() if ".changed-" in name]
+        assert manifest.folder.read(aside) == b"half a picture"
 
 
 def test_a_file_that_only_one_of_two_lines_names_stays(url: str):
