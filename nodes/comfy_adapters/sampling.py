@@ -55,6 +55,16 @@ def latent_channels(model: Any) -> int:
     return model.get_model_object("latent_format").latent_channels
 
 
+def latent_dimensions(model: Any) -> int:
+    """Return how many dimensions the model's latents have besides picture and channel: 2 for height and width."""
+    return model.get_model_object("latent_format").latent_dimensions
+
+
+def pixels_per_latent(model: Any) -> int:
+    """Return how many pixels high and wide one value of the model's latents is."""
+    return model.get_model_object("latent_format").spacial_downscale_ratio
+
+
 def schedule(model: Any, sampler_name: str, scheduler: str, steps: int, denoise: float) -> torch.Tensor:
     """Return the sigmas that KSampler steps through; empty when denoise is 0."""
     return samplers.KSampler(

@@ -205,6 +205,42 @@ def test_per_sprite_conditioning_masks_follow_their_sprites(bench):
     assert_same_pictures(batch, singles)
 
 
+def test_bounds_of_per_sprite_masks_are_each_sprites_own(bench):
+    masks = torch.zeros(4, 16, 16)
+    for i in range(4):
+        masks[i, 4 * i : 4 * i + 4, :12] = 1.0
+
+    def bounded(mask):
+        options = {"mask": mask, "mask_strength": 1.0, "set_area_to_bounds": True}
+        return [[cross, {**own, **options}] for cross, own in bench.encode("a blue sword")] + bench.positive
+
+    empty = {"samples": torch.zeros(1, 4, 16, 16)}
+    singles = torch.cat([bench.single(seed, "euler", empty, bounded(masks[i : i + 1])) for i, seed in enumerate(SEEDS)])
+    latent, _, report, _ = bench.run(positive=bounded(masks), latent=empty, sampler_name="euler", micro_batch=4)
+    assert torch.equal(latent["samples"], singles)
+    assert "Micro-batch: 1 (one at a time: ComfyUI takes the bounds of a batch's masks together" in report
+
+
+def with_format(model: Any, **facts: int) -> Any:
+    """The model as if its latents were of another format."""
+    model = model.clone()
+    kind = type(model.get_model_object("latent_format"))
+    model.add_object_patch("latent_format", type("Format", (kind,), facts)())
+    return model
+
+
+def test_pixels_of_a_stream_are_the_models_own(bench):
+    coarse = with_format(bench.model, spacial_downscale_ratio=16)
+    _, _, report, stream = bench.run(model=coarse, width=128, height=96, draw="while saving")
+    assert (stream.width, stream.height) == (128, 96)
+    assert report.startswith("4 sprites of 128x96 pixels")
+
+
+def test_latents_with_time_are_refused_by_name(bench):
+    with pytest.raises(ValueError, match=r"This model's latents have 3 dimensions, as those of video, audio and Qwen-Image;"):
+        bench.run(model=with_format(bench.model, latent_dimensions=3))
+
+
 def tiny_controlnet(model: Any) -> Any:
     """A ControlNet of the tiny UNet's shape whose output layers are not zero."""
     import comfy.cldm.cldm

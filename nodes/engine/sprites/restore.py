@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .seeds import EXACT_IN_BROWSERS
+
 SAMPLER_WIDGETS = (
     "count", "width", "height", "seed", "control_after_generate", "seed_mode", "steps", "cfg", "sampler_name", "scheduler", "denoise",
     "micro_batch", "seed_list", "draw",
@@ -33,6 +35,8 @@ def single_sprite_edits(
     wanted = []
     if seed is not None:
         values = {"count": 1, "seed": seed, "control_after_generate": "fixed", "seed_mode": "increment", "seed_list": ""}
+        if seed > EXACT_IN_BROWSERS:  # text loses no digits there
+            values |= {"seed_mode": "list", "seed_list": str(seed)}
         wanted += [(socket, "BatchSpriteSampler", SAMPLER_WIDGETS, values) for socket in ("seeds", "sprites")]
     if line is not None:
         wanted.append(

@@ -98,7 +98,7 @@ class SpriteStream:
         self.half_saved: dict[Hashable, dict[int, Any]] = {}
         """The files of savings that were broken off: by what was asked for, and by the sprite's number."""
         self.seeds = run.seeds
-        self.height, self.width = (8 * side for side in run.samples.shape[-2:])
+        self.height, self.width = (sampling.pixels_per_latent(run.model) * side for side in run.samples.shape[-2:])
         """Pixels of a sprite."""
         request = run.request
         self.words = (
@@ -216,6 +216,11 @@ class _Run:
 def _checked_samples(model: Any, latent: dict[str, Any], count: int) -> torch.Tensor:
     if latent["samples"].is_nested:
         raise BadInputError("The latent holds several streams (a video model's); connect a latent of pictures.")
+    if (dimensions := sampling.latent_dimensions(model)) != 2:
+        raise BadInputError(
+            f"This model's latents have {dimensions} dimensions, as those of video, audio and Qwen-Image; Batch Sprite Sampler draws "
+            "pictures of height and width alone, so use KSampler."
+        )
     samples = sampling.fitted_latent(model, latent)
     channels = sampling.latent_channels(model)
     if samples.ndim != 4 or samples.shape[1] != channels:
@@ -243,6 +248,8 @@ def _facts(model: Any, samples: torch.Tensor) -> SamplingFacts:
 def _coupling(request: SpriteRequest, conditioning: list[Any]) -> str | None:
     if any("unclip_conditioning" in options for _, options in conditioning):
         return "unCLIP conditioning draws its noise from one seed per batch"
+    if any(options.get("set_area_to_bounds") and len(options["mask"]) > 1 for _, options in conditioning):
+        return "ComfyUI takes the bounds of a batch's masks together, and so one area for all"
     return COUPLED_SAMPLERS.get(request.sampler_name)
 
 

@@ -10,8 +10,11 @@ MAX_SEED = 2**64 - 1
 
 SEED_MODES = ("increment", "random", "list")
 
-# Numbers above 2**53 lose digits in the browser; ComfyUI's own "randomize" stays below 2**50 for that reason.
+EXACT_IN_BROWSERS = 2**53
+"""Greater whole numbers lose digits in a page's JSON."""
+
 _RANDOM_SEED_BITS = 50
+"""As ComfyUI's own "randomize", which stays well below that."""
 
 
 def sprite_seeds(mode: str, seed: int, seed_list: str, count: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@ import copy
 
 import pytest
 from fast_sprites.nodes.engine.sprites.restore import edit_prompt, edit_workflow, is_page_graph, single_sprite_edits
+from fast_sprites.nodes.engine.sprites.seeds import sprite_seeds
 
 
 @pytest.fixture
@@ -61,6 +62,13 @@ def test_api_graph_draws_that_sprite_alone(prompt):
     }  # fmt: skip
     assert edited["3"]["inputs"] == {"prompts": "red potion", "count": 1, "seed": 1}
     assert prompt == before
+
+
+@pytest.mark.parametrize("seed", [2**53, 2**53 + 1, 2**64 - 1])
+def test_a_seed_that_a_page_would_round_is_written_as_text(prompt, seed):
+    edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 1, seed, None))
+    inputs = {name: float(value) if isinstance(value, int) else value for name, value in edited["4"]["inputs"].items()}
+    assert sprite_seeds(inputs["seed_mode"], int(inputs["seed"]), inputs["seed_list"], 1) == (seed,)
 
 
 def test_browsers_graph_draws_that_sprite_alone(prompt, workflow):
