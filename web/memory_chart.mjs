@@ -1,5 +1,6 @@
 /** @file The chart of the memory: curves, node spans, a cursor for mouse and keyboard, and a legend with values. */
 
+import { keepKeys } from "./keys.mjs";
 import { COLUMN, timeOf } from "./memory_data.mjs";
 import { formatDuration, formatSize } from "./memory_format.mjs";
 import { CURVES, layout, paint } from "./memory_paint.mjs";
@@ -17,6 +18,8 @@ import { chosen } from "./memory_settings.mjs";
  * @property {(span: Span) => string} titleOf
  * @property {number} maxLanes
  */
+
+const LEGEND_FONT = "11px sans-serif";
 
 export class MemoryChart {
   /** @type {number | null} */
@@ -57,6 +60,7 @@ export class MemoryChart {
     this.canvas.addEventListener("pointerleave", () => this.#setCursor(null));
     this.canvas.addEventListener("blur", () => this.#setCursor(null));
     this.canvas.addEventListener("keydown", (event) => this.#onKey(event));
+    keepKeys(this.canvas);
     // Only what is seen is drawn. What has left the page, with its node or tab, is not seen and holds on to nothing.
     this.visibility = new IntersectionObserver((entries) => this.#setVisible(Boolean(entries.at(-1)?.isIntersecting)));
     this.visibility.observe(this.element);
@@ -98,7 +102,6 @@ export class MemoryChart {
 
   /** @param {KeyboardEvent} event */
   #onKey(event) {
-    if (event.key !== "Tab") event.stopPropagation(); // Delete would remove the node
     const { from, to } = this.options.range();
     const shown = this.feed.store.rowsBetween(from, to).map(timeOf);
     // A node ends and the next one starts at the same time: one step, not two.
@@ -122,14 +125,17 @@ export class MemoryChart {
     const style = getComputedStyle(this.element);
     /** @param {string} name */
     const color = (name) => style.getPropertyValue(`--${name}`);
+    const range = this.options.range();
+    // The chart moves on under a mouse that rests, and a new run takes the place of the one that was pointed at.
+    const cursor = this.#cursor !== null && range.from <= this.#cursor && this.#cursor <= range.to ? this.#cursor : null;
     const names = /** @type {const} */ ([...Object.keys(CURVES), "text", "quiet", "grid", "span", "edge", "mark", "surface"]);
     return {
       store: this.feed.store,
-      ...this.options.range(),
+      ...range,
       curves: /** @type {CurveName[]} */ (Object.keys(CURVES)).filter((name) => chosen.curves.has(name)),
       unit: chosen.unit,
       maxLanes: this.options.maxLanes,
-      cursor: this.#cursor,
+      cursor,
       marks: this.options.marks(),
       titleOf: this.options.titleOf,
       colors: /** @type {any} */ (Object.fromEntries(names.map((name) => [name, color(name)]))),
@@ -158,26 +164,39 @@ export class MemoryChart {
 
   /** @returns {Promise<Blob | null>} the chart as a PNG, twice as large, with background and legend */
   async toBlob() {
-    const [width, height, legendHeight] = [Math.max(this.frame.clientWidth, 320), Math.max(this.frame.clientHeight, 160), 20];
-    const picture = new OffscreenCanvas(width * 2, (height + legendHeight) * 2);
-    const context = picture.getContext("2d");
-    if (!context) return null;
+    const [width, height] = [Math.max(this.frame.clientWidth, 320), Math.max(this.frame.clientHeight, 160)];
     const scene = this.#scene();
     const chart = new OffscreenCanvas(width * 2, height * 2);
-    const chartContext = /** @type {OffscreenCanvasRenderingContext2D} */ (chart.getContext("2d"));
+    const chartContext = chart.getContext("2d");
+    if (!chartContext) return null;
     chartContext.scale(2, 2);
     paint(chartContext, scene, width, height);
+    chartContext.font = LEGEND_FONT;
+    let [x, y] = [8, height + 14];
+    const items = layout(scene, width, height).curves.map((name) => {
+      const text = `${CURVES[name].label} ${formatSize(valueAt(scene, name, scene.to), scene.unit)} ${scene.unit}`;
+      const itemWidth = 22 + chartContext.measureText(text).width;
+      if (x > 8 && x + itemWidth > width - 8) [x, y] = [8, y + 16];
+      x += itemWidth + 12;
+      return { name, text, left: x - itemWidth - 12, base: y };
+    });
+    const picture = new OffscreenCanvas(width * 2, (y + 6) * 2);
+    const context = /** @type {OffscreenCanvasRenderingContext2D} */ (picture.getContext("2d"));
     context.fillStyle = scene.colors.surface;
     context.fillRect(0, 0, picture.width, picture.height);
     context.drawImage(chart, 0, 0);
     context.scale(2, 2);
-    context.font = "11px sans-serif";
-    let x = 8;
-    for (const name of layout(scene, width, height).curves) {
-      const text = `${CURVES[name].label} ${formatSize(valueAt(scene, name, scene.to), scene.unit)} ${scene.unit}`;
-      context.fillStyle = scene.colors[name];
-      context.fillText(text, x, height + 14);
-      x += context.measureText(text).width + 12;
+    context.font = LEGEND_FONT;
+    context.fillStyle = scene.colors.text;
+    context.lineWidth = 2;
+    for (const { name, text, left, base } of items) {
+      context.strokeStyle = scene.colors[name];
+      context.setLineDash(CURVES[name].dash);
+      context.beginPath();
+      context.moveTo(left, base - 4);
+      context.lineTo(left + 18, base - 4);
+      context.stroke();
+      context.fillText(text, left + 22, base);
     }
     return picture.convertToBlob({ type: "image/png" });
   }
@@ -214,7 +233,8 @@ export class MemoryChart {
     const span = store.spanAt(time);
     const run = store.runAt(time);
     const when = run ? `${formatDuration(time - run.start_s)} into the run` : `${formatDuration(Math.max(store.lastTime - time, 0))} ago`;
-    return [scene.unit, scene.cursor !== null && when, span && scene.titleOf(span), store.problem].filter(Boolean).join(" \u00b7 ");
+    const away = this.feed.isAway && "the server is away";
+    return [scene.unit, away, scene.cursor !== null && when, span && scene.titleOf(span), store.problem].filter(Boolean).join(" \u00b7 ");
   }
 }
 

@@ -29,8 +29,13 @@ export class MemoryFeed {
     this.server = server;
     this.store = new MemoryStore();
     this.isOn = false;
+    this.isAway = false;
     // From the start on: ComfyUI's page complains about events that nobody listens to.
     server.addEventListener(EVENT, ({ detail }) => this.isOn && this.#take(detail));
+    server.addEventListener("reconnecting", () => {
+      this.isAway = true;
+      this.redraw();
+    });
     server.addEventListener("reconnected", () => this.restart());
   }
 
@@ -49,6 +54,7 @@ export class MemoryFeed {
   /** Forgets what is known and asks anew: after a reconnection the server may be another one. */
   restart() {
     clearInterval(this.#timer);
+    this.isAway = false;
     this.store.clear();
     this.redraw();
     if (!this.isOn) return;

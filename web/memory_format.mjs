@@ -39,14 +39,16 @@ export function formatDuration(seconds) {
 }
 
 /**
- * The end of an axis: the next of 1, 2, 4, 5 and 10 times a power of ten, so that half of it has few digits.
- * @param {number} value at least 0
+ * The end of an axis in GiB: in the unit the next of 1, 2, 4, 5 and 10 times a power of ten, of which half can be written exactly.
+ * @param {number} gib at least 0
+ * @param {Unit} unit
  */
-export function niceMaximum(value) {
-  if (!(value > 0)) return 1;
+export function niceMaximum(gib, unit) {
+  const { perGib, decimals } = UNITS[unit];
+  const value = Math.max(gib * perGib, 10 ** (1 - decimals));
   const power = 10 ** Math.floor(Math.log10(value));
   const step = [1, 2, 4, 5, 10].find((candidate) => candidate * power >= value * 0.9999) ?? 10;
-  return step * power;
+  return (step * power) / perGib;
 }
 
 /**

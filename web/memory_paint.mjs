@@ -41,6 +41,8 @@ export const CURVES = {
 
 const LANE_PX = 15;
 const AXIS_PX = 14;
+/** As wide as a digit is in the widest of the usual fonts. */
+const DIGIT_PX = 6.4;
 const FONT = "10px sans-serif";
 /** A longer time without a sample is a gap, not a straight line. */
 const GAP_S = 5;
@@ -65,7 +67,20 @@ export function layout(scene, width, height) {
   const hasBoth = curves.some((name) => CURVES[name].isHost) && curves.some((name) => !CURVES[name].isHost);
   const spans = shownSpans(scene);
   const stripHeight = spans.length ? (Math.max(...spans.map(({ lane }) => lane)) + 1) * LANE_PX + 3 : 0;
-  const plot = { left: 34, top: 6, right: width - (hasBoth ? 34 : 8), bottom: height - AXIS_PX - stripHeight };
+  const highestOf = (/** @type {boolean} */ isHost) => {
+    const sharing = curves.filter((name) => !hasBoth || CURVES[name].isHost === isHost);
+    let highest = 0;
+    for (const row of shown) for (const name of sharing) highest = Math.max(highest, row[COLUMN[name]] ?? 0);
+    return niceMaximum(highest, scene.unit);
+  };
+  const [deviceMaximum, hostMaximum] = [highestOf(false), highestOf(true)];
+  const widthOf = (/** @type {number} */ maximum) => Math.max(formatSize(maximum, scene.unit).length * DIGIT_PX + 5, 34);
+  const plot = {
+    left: widthOf(deviceMaximum),
+    top: 6,
+    right: width - (hasBoth ? widthOf(hostMaximum) : 8),
+    bottom: height - AXIS_PX - stripHeight,
+  };
   const seconds = Math.max(scene.to - scene.from, 1e-3);
   return {
     rows: shown,
@@ -79,12 +94,7 @@ export function layout(scene, width, height) {
     /** @param {number} x */
     time: (x) => scene.from + ((x - plot.left) / (plot.right - plot.left)) * seconds,
     /** @param {boolean} isHost */
-    maximum: (isHost) => {
-      const sharing = curves.filter((name) => !hasBoth || CURVES[name].isHost === isHost);
-      let highest = 0;
-      for (const row of shown) for (const name of sharing) highest = Math.max(highest, row[COLUMN[name]] ?? 0);
-      return niceMaximum(highest);
-    },
+    maximum: (isHost) => (isHost ? hostMaximum : deviceMaximum),
   };
 }
 

@@ -16,10 +16,11 @@ const CURVES = [
 ];
 
 /**
- * The settings in the form that ComfyUI registers; it calls `onChange` at the start too.
- * @param {() => void} onChange after `chosen` has the new value
+ * The settings in the form that ComfyUI registers.
+ * @param {() => void} onChange after `chosen` has the new values; at the start too
  */
 export function settings(onChange) {
+  let isDue = false;
   /**
    * @template T
    * @param {(value: T) => void} keep
@@ -27,7 +28,13 @@ export function settings(onChange) {
    */
   const changed = (keep) => (value) => {
     keep(value);
-    onChange();
+    if (isDue) return;
+    isDue = true;
+    // At the start ComfyUI tells the stored values one by one: only together they say what to ask the server for.
+    queueMicrotask(() => {
+      isDue = false;
+      onChange();
+    });
   };
   return [
     ...CURVES.toReversed().map(([curve, name, tooltip]) => ({

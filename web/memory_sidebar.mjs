@@ -1,5 +1,6 @@
 /** @file The sidebar tab: live chart, nodes of the last run, models held, what was applied, and buttons. */
 
+import { keepKeys } from "./keys.mjs";
 import { MemoryChart } from "./memory_chart.mjs";
 import { COLUMNS } from "./memory_data.mjs";
 import { formatDuration, formatSize, toCsv } from "./memory_format.mjs";
@@ -29,13 +30,14 @@ import { ReportView } from "./report_view.mjs";
 const WINDOWS_S = { "1 minute": 60, "5 minutes": 300, "30 minutes": 1800 };
 const LAST_RUN = "last run";
 const READING_MS = 5000;
+const NO_RUN = "No run yet.";
 
 export class MemorySidebar {
   /** @type {(() => void)} */
   #unsubscribe;
-  #endedRun = -1;
   #numWaiting = Infinity; // not known before the first status
   #window = "1 minute";
+  #unit = chosen.unit;
   /** @type {NodeTable | null} */
   #table = null;
   /** @type {Reading | null} */
@@ -70,7 +72,7 @@ export class MemorySidebar {
         <div id="applied"></div></section>`;
     this.chart = new MemoryChart(feed, { range: () => this.#range(), marks: () => this.#marks(), titleOf, maxLanes: 3 });
     this.#part("chart").replaceWith(this.chart.element);
-    this.report = new ReportView("No run of this server used Optimize Model or Optimize VAE yet.");
+    this.report = new ReportView(NO_RUN);
     this.#part("applied").append(this.report.element);
     const select = /** @type {HTMLSelectElement} */ (this.#part("window"));
     select.append(...[...Object.keys(WINDOWS_S), LAST_RUN].map((name) => new Option(name)));
@@ -79,13 +81,11 @@ export class MemorySidebar {
       this.feed.redraw();
     });
     for (const [name, action] of Object.entries(this.#actions())) this.#part(name).addEventListener("click", action);
-    // The canvas takes the keys of everything that is not an input: Delete would remove the selected node.
-    this.element.addEventListener("keydown", (event) => event.stopPropagation());
+    keepKeys(this.element);
     this.#unsubscribe = feed.subscribe(() => this.#follow());
     feed.server.addEventListener("status", this.#hearStatus);
     this.timer = setInterval(() => this.#readModels(), READING_MS);
-    this.#readModels();
-    this.#readApplied();
+    this.#readRun();
   }
 
   /** Lets go of the page and the server. */
@@ -118,21 +118,27 @@ export class MemorySidebar {
     return this.feed.store.marks.map((mark) => mark.time_s);
   }
 
-  /** Asks for the table of a run that has ended. */
+  /** Shows all in another unit where that was chosen. */
   #follow() {
-    const ended = this.feed.store.runs.findLast((run) => run.end_s !== null)?.run ?? 0;
-    if (ended === this.#endedRun) return;
-    this.#endedRun = ended;
-    this.#readTable();
-    this.#readModels();
+    if (chosen.unit === this.#unit) return;
+    this.#unit = chosen.unit;
+    if (this.#table) this.#showTable(this.#table);
+    if (this.#reading) this.#showReading(this.#reading);
   }
 
-  /** Asks for a job's reports once ComfyUI has filed it, a moment after its run has ended; a lost connection has no detail. */
+  /** Hears that ComfyUI has filed a job, a moment after its run. A lost connection has no detail: after it may come another server. */
   #hearStatus = (/** @type {CustomEvent} */ { detail }) => {
-    const numWaiting = detail?.exec_info.queue_remaining ?? 0;
-    if (numWaiting < this.#numWaiting) this.#readApplied();
+    const numWaiting = detail?.exec_info.queue_remaining ?? Infinity;
+    if (numWaiting < this.#numWaiting) this.#readRun();
     this.#numWaiting = numWaiting;
   };
+
+  /** Asks for all that a run changes. */
+  #readRun() {
+    this.#readTable();
+    this.#readModels();
+    this.#readApplied();
+  }
 
   /**
    * @param {string} route
@@ -160,15 +166,23 @@ export class MemorySidebar {
     if (this.#reading) this.#showReading(this.#reading);
   }
 
-  /** Shows the plans that nodes reported in the last finished job, whoever queued it. */
+  /** Shows the plans that nodes reported in the last job that is over, whoever queued it. */
   async #readApplied() {
-    const jobs = await this.#ask("/jobs?status=completed&limit=1");
-    const job = jobs?.jobs[0] && (await this.#ask(`/jobs/${jobs.jobs[0].id}`));
-    const reports = Object.values(job?.outputs ?? {})
-      .map(reportOf)
-      .filter((report) => report !== null)
-      .filter((report) => parseReport(report).some(({ kind }) => ["applied", "refused", "kept"].includes(kind)));
-    if (reports.length) this.report.show(reports.join("\n"));
+    const jobs = await this.#ask("/jobs?status=completed,failed,cancelled&limit=1");
+    if (!jobs) return;
+    if (jobs.jobs.length === 0) return this.report.showPlaceholder(NO_RUN);
+    const job = await this.#ask(`/jobs/${jobs.jobs[0].id}`);
+    if (!job) return;
+    const reports = Object.entries(job.outputs)
+      .map(([node_id, output]) => ({ node_id, report: reportOf(output) }))
+      .filter(({ report }) => parseReport(report ?? "").some(({ kind }) => ["applied", "refused", "kept"].includes(kind)))
+      .map(({ node_id, report }) => {
+        const class_type = job.workflow.prompt[node_id]?.class_type; // not there for a node that another one made
+        return class_type ? `${this.titleOf({ node_id, class_type })}, ${report}` : /** @type {string} */ (report);
+      });
+    if (reports.length) this.report.show(...reports);
+    else if (job.status === "completed") this.report.showPlaceholder("It used neither Optimize Model nor Optimize VAE.");
+    else this.report.showPlaceholder("It ended before a node reported anything.");
   }
 
   /** @param {NodeTable} table */
@@ -176,7 +190,8 @@ export class MemorySidebar {
     const leakLine = this.#part("leak");
     leakLine.hidden = leak === "";
     leakLine.textContent = leak;
-    if (run === null) return this.#part("nodes").replaceChildren("No run yet.");
+    if (run === null) return this.#part("nodes").replaceChildren(NO_RUN);
+    if (rows.length === 0) return this.#part("nodes").replaceChildren("No node ran: every result was there from earlier runs.");
     const isDevice = rows.some((row) => row.peak_allocated_gib !== null);
     const head = document.createElement("tr");
     const where = isDevice ? "torch" : "process";
@@ -185,15 +200,15 @@ export class MemorySidebar {
     const body = rows.map((row) => {
       const peak = isDevice ? row.peak_allocated_gib : row.peak_process_gib;
       const growth = isDevice ? row.allocated_growth_gib : row.process_growth_gib;
-      const isSampled = isDevice && !row.is_peak_exact;
       const line = document.createElement("tr");
-      const name = Object.assign(document.createElement("th"), { textContent: this.titleOf(row), scope: "row", title: row.node_id });
+      const title = this.titleOf(row);
+      const name = Object.assign(document.createElement("th"), { textContent: title, scope: "row", title: `${title} (${row.node_id})` });
       const cells = [
         formatDuration(row.seconds),
-        `${isSampled ? "\u2265 " : ""}${formatSize(peak, chosen.unit)}`,
+        `${row.is_peak_exact ? "" : "\u2265 "}${formatSize(peak, chosen.unit)}`,
         formatSize(growth, chosen.unit, { signed: true }),
       ].map((text) => Object.assign(document.createElement("td"), { textContent: text }));
-      if (isSampled) cells[1].title = "Highest sample: torch's peak was higher before this node";
+      if (!row.is_peak_exact) cells[1].title = "Highest sample: what lay between two samples is not seen";
       line.append(name, ...cells);
       return line;
     });
@@ -231,7 +246,8 @@ export class MemorySidebar {
       },
       reset: async () => {
         const answer = await this.#ask("/fast-sprites/reset", {});
-        this.#say(answer ? "The peak counts from now." : "The server did not answer.");
+        if (!answer) this.#say("The server did not answer.");
+        else this.#say(answer.reset.includes("peak") ? "The peak counts from now." : "Nothing to reset: torch keeps no peak on this device.");
       },
       json: () => {
         const { rows, runs, marks } = this.feed.store;

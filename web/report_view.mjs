@@ -1,5 +1,6 @@
 /** @file The element on the node that shows a report. */
 
+import { keepKeys } from "./keys.mjs";
 import { parseReport } from "./report_text.mjs";
 
 /** @typedef {import("./report_text.mjs").LineKind} LineKind */
@@ -16,8 +17,7 @@ export class ReportView {
     this.element.setAttribute("role", "status");
     this.element.setAttribute("aria-label", "Report");
     this.element.dataset.captureWheel = "true"; // once focused, the wheel scrolls it and does not zoom the canvas
-    // The canvas takes the keys of everything that is not an input: Delete would remove the node.
-    this.element.addEventListener("keydown", (event) => event.stopPropagation());
+    keepKeys(this.element);
 
     const style = document.createElement("link");
     style.rel = "stylesheet";
@@ -26,18 +26,18 @@ export class ReportView {
     this.element.attachShadow({ mode: "open" }).append(style, this.lines);
 
     this.isEmpty = true;
-    this.#showPlaceholder(placeholder);
+    this.showPlaceholder(placeholder);
   }
 
-  /** @param {string} report */
-  show(report) {
+  /** @param {...string} reports each with its own summary */
+  show(...reports) {
     this.isEmpty = false;
-    this.lines.replaceChildren(...parseReport(report).map(({ kind, text }) => lineElement(kind, text)));
+    this.lines.replaceChildren(...reports.flatMap(parseReport).map(({ kind, text }) => lineElement(kind, text)));
     this.element.scrollTop = 0;
   }
 
-  /** @param {string} text */
-  #showPlaceholder(text) {
+  /** @param {string} text said instead of a report */
+  showPlaceholder(text) {
     const line = lineElement("plain", text);
     line.classList.add("placeholder");
     this.lines.replaceChildren(line);

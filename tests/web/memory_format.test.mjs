@@ -19,8 +19,14 @@ test("durations are short", () => {
 });
 
 test("an axis ends at a round number that holds everything", () => {
-  assert.deepEqual([0, 0.3, 1, 1.2, 2.5, 4.6, 8, 23.5, 78, 139].map(niceMaximum), [1, 0.4, 1, 2, 4, 5, 10, 40, 100, 200]);
-  assert.equal(niceMaximum(NaN), 1);
+  const maxima = (/** @type {number[]} */ ...gib) => gib.map((size) => niceMaximum(size, "GiB"));
+  assert.deepEqual(maxima(0, 0.07, 0.45, 1, 1.2, 2.5, 4.6, 8, 23.5, 78, 139), [1, 1, 1, 1, 2, 4, 5, 10, 40, 100, 200]);
+});
+
+test("an axis is round in the unit that was chosen", () => {
+  const ends = (/** @type {"GB" | "MiB"} */ unit) => [0, 0.45, 23.5, 78].map((gib) => formatSize(niceMaximum(gib, unit), unit));
+  assert.deepEqual(ends("GB"), ["1.0", "1.0", "40.0", "100.0"]);
+  assert.deepEqual(ends("MiB"), ["10", "500", "40000", "100000"]);
 });
 
 test("the CSV names the node, quotes what must be, and starts no formula", () => {

@@ -58,6 +58,14 @@ test("the host has the right axis only beside a device", () => {
   assert.deepEqual([one.hasBoth, one.curves, one.maximum(false)], [false, ["ram", "process"], 100]);
 });
 
+test("long numbers have room beside the chart", () => {
+  const device = scene({ unit: "MiB" });
+  device.store.merge({ rows: [[1, 1, 3, 4, 5, 900, 7]] });
+  const { plot, maximum } = layout(device, 300, 100);
+  assert.deepEqual([maximum(false), maximum(true)].map((gib) => gib * 1024), [10_000, 1_000_000]);
+  assert.ok(plot.left >= 5 * 6.4 + 4 && 300 - plot.right >= 7 * 6.4 + 4, JSON.stringify(plot));
+});
+
 test("time and pixel are each other's inverse", () => {
   const { x, time } = layout(scene({ from: 100, to: 160 }), 300, 100);
   for (const at of [100, 131.5, 160]) assert.ok(Math.abs(time(x(at)) - at) < 1e-9);

@@ -184,12 +184,15 @@ def torch_memory(device: torch.device) -> TorchMemory | None:
     return _mps_memory() if device.type == "mps" else None
 
 
-def reset_peak(device: torch.device) -> None:
-    """Start torch's peaks of `device` anew; nothing happens where torch keeps none."""
+def reset_peak(device: torch.device) -> bool:
+    """Start torch's peaks of `device` anew; return False where torch keeps none."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     elif device.type == "xpu":
         torch.xpu.reset_peak_memory_stats(device)
+    else:
+        return False
+    return True
 
 
 _DeviceReading = tuple[str, bool, TorchMemory | None, DriverMemory | None, GraphMemory, tuple[str, ...]]

@@ -22,9 +22,8 @@ def probe(label: str, reset: bool, snapshot: str, compare_with: str) -> tuple[st
         text += "\n" + comparison(snapshots.recall(compare_with), reading, compare_with)
     if snapshot:
         snapshots.keep(snapshot, reading)
-    if reset:
-        reset_peak(device)
-        text += "\nThe peak counts from here." if reading.torch else ""
+    if reset and reset_peak(device):
+        text += "\nThe peak counts from here."
     return text, reading.to_json()
 
 

@@ -148,11 +148,11 @@ def node_table(query: Mapping[str, str]) -> Any:
 
 
 def reset(body: Any) -> Any:
-    """Start torch's peak anew; with `history` also forget samples, finished runs and marks."""
+    """Start torch's peak anew, where torch keeps one; with `history` also forget samples, finished runs and marks."""
     chosen = switches(body, {"peak": True, "history": False})
     if chosen["peak"]:
         try:
-            reset_peak(memory.compute_device())
+            chosen["peak"] = reset_peak(memory.compute_device())
         except RuntimeError as error:
             raise BadInputError(f"The device does not answer: {error}") from error
     if chosen["history"]:
