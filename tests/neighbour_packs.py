@@ -280,6 +280,27 @@ def sampling_function(_model: Any, patches: pytest.MonkeyPatch) -> None:
     patches.setattr(comfy.samplers, "sampling_function", function)
 
 
+def wrapper_of_a_run(model: Any, _patches: Any) -> None:
+    """AnimateDiff-Evolved's special models, WanVideoWrapper's InfiniteTalk: what stands around the model is put there once a run has begun."""
+    import comfy.model_patcher
+    from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+    def apply_model(executor: Any, x: Tensor, t: Tensor, concat: Any, context: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return executor(x, t, concat, context * (1 + t[0].item() / 14), *args, **kwargs)
+
+    def outer(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        guider = executor.class_obj
+        kept = guider.model_options
+        guider.model_options = comfy.model_patcher.create_model_options_clone(kept)
+        add_wrapper_with_key(WrappersMP.APPLY_MODEL, "other", apply_model, guider.model_options, is_model_options=True)
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            guider.model_options = kept
+
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "other", outer)
+
+
 def guidance_of_its_own(model: Any, _patches: Any) -> None:
     """Guidance packs: after CFG the model is asked again, with a prompt that was rewritten for this step."""
 
@@ -311,6 +332,7 @@ PACKS = {
     "WaveSpeed: First Block Cache": Pack(first_block_cache, "another node replaced what the UNet computes"),
     "DeepCache": Pack(deep_cache),
     "smZNodes, AutomaticCFG: sampling_function": Pack(sampling_function),
+    "AnimateDiff-Evolved, WanVideoWrapper: wrapper of a run": Pack(wrapper_of_a_run),
     "guidance that asks again": Pack(guidance_of_its_own),
     "prompt scheduling": Pack(context_every_step),
 }

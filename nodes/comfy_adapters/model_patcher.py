@@ -189,10 +189,11 @@ _BETWEEN_CONDS_AND_UNET = (
 )  # fmt: skip
 
 
-def conditioning_is_constant(guider: Any) -> bool:
+def conditioning_is_constant(guider: Any, transformer_options: dict[str, Any]) -> bool:
     """Tell whether a cond's cross-attention tensor is the same at every step: nobody stands between the conds and the UNet.
 
-    Functions around CFG may ask the model again with a prompt of their own, under the old prompt's uuid.
+    Functions around CFG may ask the model again with a prompt of their own, under the old prompt's uuid. `transformer_options` are those
+    of this call: packs put wrappers into them during a run too, and replace functions for its length (AnimateDiff-Evolved).
     """
     if type(guider).__module__.partition(".")[0] not in ("comfy", "comfy_extras"):
         return False  # a guider of another pack may rewrite its conds between steps
@@ -201,7 +202,6 @@ def conditioning_is_constant(guider: Any) -> bool:
         return False
     if any(getattr(samplers, name).__globals__ is not vars(samplers) for name in ("sampling_function", "calc_cond_batch")):
         return False  # another pack's, for all models
-    transformer_options = options.get("transformer_options", {})
     for kind in (
         patcher_extension.WrappersMP.APPLY_MODEL,
         patcher_extension.WrappersMP.DIFFUSION_MODEL,

@@ -25,6 +25,11 @@ def describe_unet(unet: Any) -> dict[str, Any]:
     }
 
 
+def is_of(unet: Any, patcher: Any) -> bool:
+    """Tell whether `unet` is the one of the MODEL `patcher`: a guider may ask a second model with the first one's options (DualModelGuider)."""
+    return unet is patcher.model.diffusion_model
+
+
 def replaced_forward(stock: Any) -> str:
     """Tell who replaced the UNet's own `_forward`, as WaveSpeed's First Block Cache does for the length of a call; empty if nobody."""
     plain = getattr(stock, "__func__", None) is openaimodel.UNetModel._forward

@@ -67,6 +67,46 @@ def test_a_context_that_changes_at_every_step_is_not_taken_from_the_last(comfyui
     assert graphs.captures == CAPTURED
 
 
+def test_a_prompt_that_is_written_over_between_two_runs_of_a_guider(comfyui, tiny_sdxl, optimized, graphs, conds):
+    """SamplerCustomAdvanced keeps its guider, and with it the conds' uuids, from prompt to prompt."""
+    import comfy.samplers
+
+    def draw(model: Any) -> list[torch.Tensor]:
+        positive = [[text.clone(), options] for text, options in conds[0]]
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(positive, conds[1])
+        guider.set_cfg(5.0)
+        sampler = comfy.samplers.sampler_object("euler")
+        sigmas = comfy.samplers.calculate_sigmas(model.get_model_object("model_sampling"), "karras", STEPS)
+        noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+        pictures = []
+        with torch.inference_mode():
+            for _ in range(2):
+                pictures.append(guider.sample(noise, torch.zeros_like(noise), sampler, sigmas, seed=5))
+                positive[0][0].mul_(2)
+        return pictures
+
+    expected = draw(tiny_sdxl.model)
+    assert relative_error(*expected) > 100 * TOLERANCE
+    for picture, stock in zip(draw(optimized), expected, strict=True):
+        assert relative_error(picture, stock) < TOLERANCE
+    assert graphs.captures == CAPTURED
+
+
+def test_fp16_sums_of_one_run_are_not_replayed_in_another(comfyui, optimized, graphs, conds):
+    """KJNodes' Model Patch Torch Settings turns them on before a run and off behind it."""
+    matmul = torch.backends.cuda.matmul
+    sample(comfyui, optimized, conds)
+    matmul.allow_fp16_accumulation = True
+    try:
+        sample(comfyui, optimized, conds)
+    finally:
+        matmul.allow_fp16_accumulation = False
+    assert graphs.captures == 2 * CAPTURED
+    sample(comfyui, optimized, conds)
+    assert graphs.captures == 2 * CAPTURED
+
+
 def test_a_capture_that_fails_costs_the_graph_and_nothing_else(comfyui, pack_nodes, tiny_sdxl, optimized, graphs, conds):
     import comfy.model_management
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from .optimized import TOLERANCE, relative_error, sample
+from .optimized import STEPS, TOLERANCE, relative_error, sample, with_lora
 from .test_batch_sprite_sampler import SEEDS, Bench, assert_same_pictures
 from .test_memory_probe import probe_node, queue
 
@@ -86,6 +86,35 @@ def test_a_sampler_object_of_another_pack_asks_the_model_its_own_way(comfyui, ti
             )
 
     assert relative_error(draw(optimized), draw(tiny_sdxl.model)) < TOLERANCE
+
+
+def test_guidance_that_asks_a_second_model(comfyui, tiny_checkpoint, tiny_sdxl, optimized, graphs, watch, conds, caplog):
+    """Autoguidance and ComfyUI's DualModelGuider call another checkpoint with the options, and so the wrappers, of the first."""
+    import comfy.model_management
+    import comfy.samplers
+    import comfy.sd
+
+    second = with_lora(comfy.sd.load_checkpoint_guess_config(str(tiny_checkpoint))[0], 2.0)
+
+    def draw(model: Any) -> torch.Tensor:
+        def post_cfg(args: dict[str, Any]) -> torch.Tensor:
+            comfy.model_management.load_models_gpu([second])
+            second.pre_run()
+            asked = [second.model, [args["cond"]], args["input"], args["sigma"], args["model_options"]]
+            return args["denoised"] + 0.5 * (args["cond_denoised"] - comfy.samplers.calc_cond_batch(*asked)[0])
+
+        guided = model.clone()
+        guided.set_model_sampler_post_cfg_function(post_cfg)
+        return sample(comfyui, guided, conds, **SMALL)
+
+    expected = draw(tiny_sdxl.model)
+    sample(comfyui, optimized, conds, **SMALL)
+    captures, forwards = graphs.captures, watch.count
+    with caplog.at_level("INFO", "fast_sprites"):
+        assert relative_error(draw(optimized), expected) < TOLERANCE
+    assert graphs.captures == captures
+    assert watch.count == forwards + STEPS
+    assert "a second model" in caplog.text
 
 
 def test_a_previewer_of_another_pack_may_have_no_picture(bench, monkeypatch):

@@ -70,8 +70,8 @@ class _Run:
     """State of one sampling run; dropped at its end."""
 
     def __init__(self, guider: Any):
+        self.guider = guider
         self.patcher = guider.model_patcher
-        self.constant_conditioning = model_patcher.conditioning_is_constant(guider)
         self.stock_because = ""
         self.held: HeldWeights | None = None
         self.graph_keys: set[Hashable] = set()  # shapes that run by a graph
@@ -200,6 +200,9 @@ class UNetEngine:
         if torch.is_grad_enabled() and x.requires_grad:
             run.notes["ComfyUI's own forward ran where another node asked for gradients"] = None
             return stock(x, timesteps, context, y, control, options, **rest)
+        if not unet.is_of(model, run.patcher):
+            run.notes["ComfyUI's own forward ran for a second model in the same run"] = None
+            return stock(x, timesteps, context, y, control, options, **rest)
         inputs = _Inputs(x, timesteps, context, y, control, options)
         out: Tensor | None = None
         try:
@@ -289,7 +292,7 @@ class UNetEngine:
             run.notes[f"no CUDA graph: {why}"] = None
             return inputs.through(forward)
         options, context_key = inputs.options, None
-        if run.constant_conditioning and "uuids" in options:
+        if "uuids" in options and model_patcher.conditioning_is_constant(run.guider, options):
             context_key = (*options["uuids"], *options["cond_or_uncond"])
         return captured(inputs.x, inputs.timesteps, inputs.context, inputs.y, inputs.control, context_key)
 
@@ -316,15 +319,12 @@ class UNetEngine:
                 require_room(run.patcher, x, EVICT_EVERY_BYTES if on_demand else self._own.nbytes(x.dtype))
             run.held = HeldWeights([m for m in layout.weighted_modules() if m not in self._own.modules], x.device, x.dtype)
             own_changed = self._take_own(run, x)
-            change = "moved"
-            if self._forward is not None:
-                change = self._forward.prepared.update(run.held.weights, own_changed=own_changed)
-            if change == "moved":
+            if self._forward is None or not self._forward.prepared.update(run.held.weights, own_changed=own_changed):
                 self._forget_forward()
                 prepared = PreparedWeights(layout, run.held.weights, self._own)
                 attend = model_patcher.attention_function(self._plan.attention, yields=self._plan.attention_yields)
                 self._forward = UNetForward(layout, self._ops, prepared, STOCK, attend)
-            elif change == "changed" and self._graphs is not None:
+            elif self._graphs is not None:  # other weights, or a prompt that somebody wrote over, under the uuid of the last run
                 self._graphs.forget_contexts()
         assert self._forward is not None
         return self._forward

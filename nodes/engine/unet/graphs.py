@@ -41,13 +41,17 @@ def control_tensors(control: Any) -> list[Tensor]:
 
 
 def shape_key(x: Tensor, context: Tensor, y: Tensor | None, control: Any) -> Hashable:
-    """Return what a graph is captured for: every shape and dtype that enters it."""
+    """Return what a graph is captured for: every shape and dtype that enters it, and how its matrix products are summed.
+
+    Packs turn fp16 accumulation on for single runs (KJNodes' Model Patch Torch Settings).
+    """
+    sums_in_fp16 = torch.backends.cuda.matmul.allow_fp16_accumulation
     residuals = (
         ()
         if control is None
         else tuple(sorted((k, tuple(None if t is None else t.shape for t in v)) for k, v in control.items()))
     )
-    return x.shape, x.dtype, context.shape, None if y is None else y.shape, residuals
+    return x.shape, x.dtype, context.shape, None if y is None else y.shape, residuals, sums_in_fp16
 
 
 class WaitWatch(TorchDispatchMode):

@@ -69,11 +69,10 @@ class PreparedWeights:
         """Hold nothing of the model's own memory any more; update() must come before the next forward."""
         self.weights = {}
 
-    def update(self, weights: Weights, *, own_changed: bool) -> str:
+    def update(self, weights: Weights, *, own_changed: bool) -> bool:
         """Take over the values of `weights`, the same modules' tensors in another run.
 
-        Returns "same", "changed" when values were copied, or "moved" when a tensor that is only referred to has another address:
-        then this object is of no more use.
+        Returns False when a tensor that is only referred to has another address: then this object is of no more use.
         """
         changed = [
             module
@@ -81,10 +80,10 @@ class PreparedWeights:
             if any(seen() is not now for seen, now in zip(self._seen[module], pair, strict=True))
         ]
         if any(not _is_small(weights[m][0]) and self._addresses[m] != weights[m][0].data_ptr() for m in weights):
-            return "moved"
+            return False
         self.weights = self._with_copies(weights)
         if not changed and not own_changed:
-            return "same"
+            return True
         self._remember(weights)
         pairs = [
             (mine, theirs)
@@ -101,7 +100,7 @@ class PreparedWeights:
             self.stream_bias[layer].copy_(stream_bias)
             for index, block in enumerate(layer.transformer_blocks):
                 self.offsets[block].copy_(offsets[3 * index : 3 * index + 4])
-        return "changed"
+        return True
 
     def _with_copies(self, weights: Weights) -> Weights:
         """Return `weights` with the copies in place of those that were copied."""
