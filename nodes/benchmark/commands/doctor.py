@@ -65,11 +65,17 @@ def diagnose() -> Diagnosis:
         raise PackError(f"torch cannot be imported by {sys.executable} ({error}); use the Python that runs ComfyUI.") from error
     from ...engine.facts import read_machine_facts
 
-    device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("mps" if _has_mps(torch) else "cpu")
+    device = torch.device(device_name(torch))
     machine = read_machine_facts(device)
     attentions = {name: version for name, package in ATTENTION_PACKAGES.items() if (version := _version(package))}
     facts = machine_facts(machine, attentions) | {"torch": torch.__version__}
     return plans(machine, attentions, facts, device)
+
+
+def device_name(torch: Any) -> str:
+    """Return the device that ComfyUI computes on here, as torch names it."""
+    kinds = {"cuda:0": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}
+    return next((name for name, kind in kinds.items() if kind.is_available()), "cpu")
 
 
 def plans(machine: "MachineFacts", attentions: dict[str, str], facts: dict[str, str], device: Any) -> Diagnosis:
@@ -118,15 +124,16 @@ def loaded_dtypes(machine: "MachineFacts") -> tuple[str, str]:
     """Return the dtypes in which ComfyUI 0.30 loads SDXL's UNet and VAE here (model_management.unet_dtype and vae_dtype)."""
     if machine.device_type == "cpu":
         return "fp32", "fp32"
-    has_bf16 = machine.capability is not None and machine.capability >= (8, 0)
+    # AMD's GPUs before RDNA 3 and Apple's before macOS 14 have none either, which is not among the facts.
+    has_bf16 = machine.capability is None or machine.capability >= (8, 0)
     return "fp16", "bf16" if has_bf16 else "fp32"
 
 
 def core_attention(machine: "MachineFacts", attentions: Collection[str]) -> str:
     """Return the attention that ComfyUI 0.30 takes here without flags (comfy/ldm/modules/attention.py, its last lines)."""
-    if machine.device_type != "cuda":
-        return "sub_quad"
-    return "xformers" if "xformers" in attentions else "pytorch"
+    if machine.device_type == "cuda" and "xformers" in attentions:
+        return "xformers"
+    return "pytorch" if machine.device_type in ("cuda", "xpu") else "sub_quad"
 
 
 def machine_facts(machine: "MachineFacts", attentions: dict[str, str]) -> dict[str, str]:
@@ -144,10 +151,6 @@ def machine_facts(machine: "MachineFacts", attentions: dict[str, str]) -> dict[s
     others = ", ".join(f"{ATTENTION_PACKAGES[name]} {version}" for name, version in attentions.items())
     found["attention packages"] = others or f"none of {', '.join(ATTENTION_PACKAGES.values())}"
     return found
-
-
-def _has_mps(torch: Any) -> bool:
-    return bool(torch.backends.mps.is_available())
 
 
 def _version(distribution: str) -> str:

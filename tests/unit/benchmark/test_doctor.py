@@ -9,6 +9,7 @@ import pytest
 import torch
 from fast_sprites.nodes.benchmark.cli import main
 from fast_sprites.nodes.benchmark.commands import doctor
+from fast_sprites.nodes.engine.facts import MachineFacts
 from fast_sprites.nodes.engine.kernels import self_test
 from fast_sprites.nodes.engine.kernels.ops import TorchOps
 
@@ -52,6 +53,22 @@ def test_a_result_that_is_not_a_number_fails():
             return x * float("nan")
 
     assert "bias + residual" in {r.kernel for r in results(Broken()) if not r.passed}
+
+
+@pytest.mark.parametrize(("there", "name"), [("cuda", "cuda:0"), ("xpu", "xpu"), ("mps", "mps"), ("none", "cpu")])
+def test_the_device_is_the_one_that_comfyui_takes(monkeypatch: pytest.MonkeyPatch, there: str, name: str):
+    for kind, module in {"cuda": torch.cuda, "xpu": torch.xpu, "mps": torch.backends.mps}.items():
+        monkeypatch.setattr(module, "is_available", lambda kind=kind: kind == there)
+    assert doctor.device_name(torch) == name
+
+
+@pytest.mark.parametrize(("kind", "attention"), [("xpu", "pytorch"), ("mps", "sub_quad")])
+def test_intels_and_apples_gpus_are_refused_by_name(kind: str, attention: str):
+    machine = MachineFacts(device_type=kind, device_name=kind.upper(), torch_version=(2, 11))
+    found = doctor.plans(machine, {"xformers": "0.0.35"}, {}, torch.device(kind))
+    assert (found.unet_dtype, found.vae_dtype) == ("fp16", "bf16")
+    assert f"fast needs a CUDA device, this is {kind.upper()}" in found.kernels_untested_because
+    assert next(d.reason for d in found.model_decisions if d.technique == "attention") == f"ComfyUI's {attention}"
 
 
 def test_fp8_is_left_out_where_the_hardware_has_none():
