@@ -57,7 +57,7 @@ def main() -> None:
         default_checkpoint(arguments.out)
     else:
         write_checkpoint(arguments.out, arguments.seed)
-    print(f"{arguments.out}: {arguments.out.stat().st_size / 1e6:.1f} MB")
+    print(f"{arguments.out.name}: {arguments.out.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
