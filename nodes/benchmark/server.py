@@ -186,7 +186,8 @@ class ComfyServer:
         if sys.platform == "win32":
             self._process.terminate()
         else:
-            with contextlib.suppress(ProcessLookupError):
+            # macOS does not permit it where all that is left has ended and is not waited for.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
 
     def __enter__(self) -> "ComfyServer":

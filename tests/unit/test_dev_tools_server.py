@@ -148,6 +148,22 @@ def test_a_server_that_ends_later_is_noticed(make_server: MakeServer):
             server.require_alive()
 
 
+@posix
+def test_a_server_that_ended_is_stopped_on_macos_too(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch):
+    """Where killpg is not permitted for a group of processes that have ended and are not waited for."""
+
+    def refuse(group: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    server = make_server(ANSWERS)
+    server.start()
+    pid = server.pid
+    os.kill(pid, signal.SIGKILL)
+    monkeypatch.setattr(os, "killpg", refuse)
+    server.stop()
+    assert not is_alive(pid)
+
+
 def test_a_port_in_use_is_refused_before_the_start(make_server: MakeServer):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
