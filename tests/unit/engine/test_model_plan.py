@@ -1,10 +1,11 @@
 """What OptimizeModel would do on machines that people have, as values."""
 
+import itertools
 from dataclasses import replace
 
 import pytest
 from fast_sprites.nodes.engine.facts import MachineFacts
-from fast_sprites.nodes.engine.model.plan import ATTENTIONS, ModelFacts, ModelSettings, plan_model
+from fast_sprites.nodes.engine.model.plan import ATTENTIONS, ENGINES, PRECISIONS, SWITCHES, ModelFacts, ModelSettings, plan_model
 from fast_sprites.nodes.engine.report import Decision, report_text
 
 from ..machines import CPU, GB10, GTX_1080, H100
@@ -47,6 +48,28 @@ def test_auto_is_decided_from_facts(machine, engine, graph, attention):
     assert plan.precision is None
     assert not plan.cudnn_autotune
     assert not plan.fp16_accumulation
+
+
+@pytest.mark.parametrize(
+    "machine",
+    [ROCM, *(replace(CPU, device_type=kind, device_name=kind.upper(), triton_missing="") for kind in ("xpu", "mps", "cpu"))],
+    ids=lambda machine: machine.device_type,
+)
+def test_no_choice_applies_what_needs_cuda_elsewhere(machine):
+    model = replace(SDXL, attention_functions=("pytorch", "xformers", "sage"))
+    for engine, precision, attention, switch in itertools.product(ENGINES, PRECISIONS, ATTENTIONS, SWITCHES):
+        settings = ModelSettings(
+            engine=engine,
+            precision=precision,
+            attention=attention,
+            channels_last=switch,
+            cudnn_autotune=switch,
+            fp16_accumulation=switch,
+        )
+        plan = plan_model(settings, machine, model)
+        assert plan.engine in ("eager", "off")
+        assert plan.attention in ("sdpa", None)
+        assert not (plan.cuda_graph or plan.fp8 or plan.cudnn_autotune or plan.fp16_accumulation)
 
 
 def test_auto_on_a_cpu_changes_nothing_and_says_why():
