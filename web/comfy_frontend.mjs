@@ -62,6 +62,7 @@ import { app as comfyApp } from "../../scripts/app.js";
 /**
  * @type {{
  *   rootGraph: Graph,
+ *   canvas: Record<"processMouseWheel" | "processMouseDown" | "processMouseMove" | "processMouseUp", (event: Event) => void>,
  *   registerExtension: (extension: Extension) => void,
  *   extensionManager: {registerSidebarTab: (tab: SidebarTab) => void},
  * }}
@@ -70,3 +71,23 @@ export const app = comfyApp;
 
 /** @type {import("./memory_feed.mjs").Server} */
 export const api = comfyApi;
+
+/**
+ * Lets the wheel zoom and the middle button drag the canvas over a widget's element, as over ComfyUI's own text boxes: Vue nodes see to it
+ * themselves, the legacy canvas does not.
+ * @param {HTMLElement} element
+ */
+export function forwardToCanvas(element) {
+  /** @type {(type: string, forward: (event: any) => void, isMeant: (event: any) => boolean) => void} */
+  const listen = (type, forward, isMeant) =>
+    element.addEventListener(type, (event) => {
+      if (!isMeant(event)) return;
+      event.preventDefault();
+      event.stopPropagation();
+      forward(event);
+    });
+  listen("wheel", (event) => app.canvas.processMouseWheel(event), () => element.scrollHeight <= element.clientHeight);
+  listen("pointerdown", (event) => app.canvas.processMouseDown(event), ({ button }) => button === 1);
+  listen("pointermove", (event) => app.canvas.processMouseMove(event), ({ buttons }) => (buttons & 4) === 4);
+  listen("pointerup", (event) => app.canvas.processMouseUp(event), ({ button }) => button === 1);
+}

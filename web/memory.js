@@ -1,7 +1,7 @@
 /** @file The memory's history on every Memory Probe and in the sidebar tab "Fast Sprites". */
 
 import "./report.js"; // first: a node's report stands above its chart, whichever file the page loads sooner
-import { api, app } from "./comfy_frontend.mjs";
+import { api, app, forwardToCanvas } from "./comfy_frontend.mjs";
 import { MemoryChart } from "./memory_chart.mjs";
 import { MemoryFeed } from "./memory_feed.mjs";
 import { chosen, settings } from "./memory_settings.mjs";
@@ -42,6 +42,7 @@ function addChart(node) {
     (mark.workflow_id ?? app.rootGraph.id) === app.rootGraph.id && nodeByExecutionId(app.rootGraph, mark.node_id) === node;
   const marks = () => feed.store.marks.filter(isOwn).map((mark) => mark.time_s);
   const chart = new MemoryChart(feed, { range, marks, titleOf, maxLanes: 1 });
+  forwardToCanvas(chart.element);
   const widget = node.addDOMWidget("memory", "FASTSPRITES_MEMORY", chart.element, {
     serialize: false,
     hideOnZoom: false,

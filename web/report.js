@@ -1,6 +1,6 @@
 /** @file Shows on each node of the pack what it reported: what was applied, what was refused and why, what was read. */
 
-import { api, app } from "./comfy_frontend.mjs";
+import { api, app, forwardToCanvas } from "./comfy_frontend.mjs";
 import { nodeByExecutionId, reportOf } from "./report_text.mjs";
 import { ReportView } from "./report_view.mjs";
 
@@ -25,6 +25,7 @@ const views = new WeakMap();
 function addReport(node) {
   const view = new ReportView("Run the workflow to see here what this node did.");
   views.set(node, view);
+  forwardToCanvas(view.element);
   const widget = node.addDOMWidget("report", "FASTSPRITES_REPORT", view.element, {
     serialize: false,
     hideOnZoom: false,

@@ -268,6 +268,26 @@ def test_keys_move_the_cursor_and_leave_the_node(fresh: ComfyPage, vue_nodes: bo
     assert "\u2013" not in label(page)
 
 
+@renderers
+def test_the_canvas_can_be_zoomed_and_dragged_over_the_node(page: ComfyPage, vue_nodes: bool) -> None:
+    page.use_vue_nodes(vue_nodes)
+    page.place_alone("MemoryProbe")
+    view = "() => [app.canvas.ds.scale, app.canvas.ds.offset[0]]"
+    for element in (".fastsprites-report:visible", ".fastsprites-memory-chart canvas"):
+        box = page.page.locator(element).bounding_box()
+        assert box is not None
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        scale, _ = page.evaluate(view)
+        page.page.mouse.move(x, y)
+        page.page.mouse.wheel(0, -100)
+        assert page.eventually(lambda scale=scale: page.evaluate(view)[0] > scale), element
+        _, left = page.evaluate(view)
+        page.page.mouse.down(button="middle")
+        page.page.mouse.move(x + 60, y, steps=3)
+        page.page.mouse.up(button="middle")
+        assert page.eventually(lambda left=left: page.evaluate(view)[1] > left + 10), element
+
+
 def test_the_sidebar_works_by_keyboard(fresh: ComfyPage) -> None:
     page = fresh
     page.load(probe_workflow(), "keyboard")
