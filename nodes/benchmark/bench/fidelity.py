@@ -24,10 +24,14 @@ class FidelityError(PackError):
 
 
 def compare_pictures(reference: Sequence[bytes], other: Sequence[bytes]) -> Fidelity:
-    """Compare pictures (PNG files) one by one; raises FidelityError if their number or sizes differ."""
-    if len(reference) != len(other) or not reference:
-        raise FidelityError(f"Stock drew {len(reference)} pictures and the other side {len(other)}: they cannot be compared.")
-    pairs = [_compare(_pixels(a), _pixels(b)) for a, b in zip(reference, other, strict=True)]
+    """Compare pictures (files) one by one, animations frame by frame.
+
+    Raises FidelityError if their number or sizes differ, and for files that are neither PNG, JPEG nor WebP.
+    """
+    before, after = ([frame for file in files for frame in _frames(file)] for files in (reference, other))
+    if len(before) != len(after) or not before:
+        raise FidelityError(f"Stock drew {len(before)} pictures and the other side {len(after)}: they cannot be compared.")
+    pairs = [_compare(a, b) for a, b in zip(before, after, strict=True)]
     psnrs = [psnr for psnr, _, _ in pairs if not math.isinf(psnr)]
     return Fidelity(
         num_pictures=len(pairs),
@@ -40,12 +44,16 @@ def compare_pictures(reference: Sequence[bytes], other: Sequence[bytes]) -> Fide
     )
 
 
-def _pixels(png: bytes) -> Pixels:
-    from PIL import Image
+def _frames(file: bytes) -> list[Pixels]:
+    from PIL import Image, ImageSequence
 
-    opened: Any = Image.open(io.BytesIO(png), formats=["PNG"])
-    with opened as picture:
-        return np.asarray(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"), dtype=np.float32)
+    try:
+        opened: Any = Image.open(io.BytesIO(file), formats=["PNG", "JPEG", "WEBP"])
+        with opened as picture:
+            frames = [frame.convert("RGBA" if "A" in frame.getbands() else "RGB") for frame in ImageSequence.Iterator(picture)]
+    except OSError as error:  # of a video, too
+        raise FidelityError("What was saved is no PNG, JPEG or WebP, so that it cannot be compared with stock's.") from error
+    return [np.asarray(frame, dtype=np.float32) for frame in frames]
 
 
 def _compare(a: Pixels, b: Pixels) -> tuple[float, float, int]:

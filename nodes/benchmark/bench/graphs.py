@@ -56,11 +56,12 @@ def with_widgets(graph: Graph, values: Widgets) -> Graph:
     """A copy in which every widget (not link) named in `values` has that value, whatever its node."""
     changed = copy.deepcopy(graph)
     for node in changed.values():
-        node["inputs"].update({name: value for name, value in values.items() if _is_widget(node, name)})
+        node["inputs"].update({name: value for name, value in values.items() if is_widget(node, name)})
     return changed
 
 
-def _is_widget(node: Mapping[str, Any], name: str) -> bool:
+def is_widget(node: Mapping[str, Any], name: str) -> bool:
+    """Tell whether a node has a value of its own for an input."""
     return name in node["inputs"] and as_link(node["inputs"][name]) is None
 
 
@@ -127,12 +128,20 @@ def insert_after(graph: Graph, source: Link, node_id: str, class_type: str, inpu
 
 def seed_nodes(graph: Graph) -> list[str]:
     """The ids of nodes with a seed of their own."""
-    return [node_id for node_id, node in graph.items() if any(_is_widget(node, name) for name in SEED_INPUTS)]
+    return [node_id for node_id, node in graph.items() if any(is_widget(node, name) for name in SEED_INPUTS)]
 
 
 def with_seed(graph: Graph, seed: int) -> Graph:
     """A copy in which every seed is `seed`."""
     return with_widgets(graph, dict.fromkeys(SEED_INPUTS, seed))
+
+
+def with_own_seeds(graph: Graph) -> Graph:
+    """A copy in which seeds that other nodes give (a primitive, a seed of several samplers) are widgets."""
+    changed = copy.deepcopy(graph)
+    for node in changed.values():
+        node["inputs"].update(dict.fromkeys(set(SEED_INPUTS) & set(links_of(node)), 0))
+    return changed
 
 
 def upstream(graph: Graph, start: Iterable[str]) -> set[str]:

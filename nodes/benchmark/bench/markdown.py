@@ -95,7 +95,7 @@ def _row(base: SideRecord, side: SideRecord, pictures: int) -> list[str]:
     if not side.runs:
         return [name, side.failure or "not measured", *[""] * 6, *ending]
     if side is not base and side.fidelity is None:
-        return [name, "not shown: no picture to compare with stock", "", str(len(side.runs)), *[""] * 4, *ending]
+        return [name, "not shown: no saved picture to compare with stock's", "", str(len(side.runs)), *[""] * 4, *ending]
     median = statistics.median(side.times_s)
     per_picture = [f"{median.value / pictures:.3f}", f"{60 * pictures / median.value:.1f}"] if pictures else ["", ""]
     return [
@@ -154,7 +154,7 @@ def _remark_lines(scenario: ScenarioRecord) -> Iterator[str]:
     for side in scenario.sides:
         yield f"*{side.name}*: {side.title}" + (". " + time_shares(side.runs) if side.runs else "")
         if side.failure:
-            yield f"*{side.name}* stopped drawing: {side.failure}."
+            yield f"*{side.name}*: {side.failure.rstrip('.')}."
         if side.rejected:
             yield f"*{side.name}*: {len(side.rejected)} runs were not counted: {side.rejected[0].reason}."
         if conditions := _conditions(side.runs):

@@ -104,7 +104,7 @@ class SideRecord:
     memory: PeakMemory | None = None
     fidelity: Fidelity | None = None
     failure: str = ""
-    """Why it drew no more, one sentence: a node's error, out of memory included."""
+    """Why it drew no more, or what makes its pictures incomparable, one sentence: a node's error, out of memory included."""
 
     @property
     def times_s(self) -> list[float]:

@@ -206,10 +206,16 @@ def _saved_while_drawing(graph: Graph) -> Graph:
 
 def stock_graph(graph: Graph, choices: Choices) -> Graph:
     """Any graph without our optimisers and probes, with the user's choices; raises BadInputError if it has no seed."""
-    stock = graphs.with_widgets(graphs.without_pass_through(graph, graphs.PASS_THROUGH), choices.widgets())
+    stock = graphs.with_own_seeds(graphs.without_pass_through(graph, graphs.PASS_THROUGH))
     if not graphs.seed_nodes(stock):
-        raise BadInputError("The workflow has no node with a seed of its own, so every run would come from ComfyUI's cache.")
-    return stock
+        raise BadInputError(
+            "No node of the workflow has a seed, so every run would come from ComfyUI's cache: measure one that samples."
+        )
+    names = {name for node in stock.values() for name in node["inputs"] if graphs.is_widget(node, name)}
+    unused = sorted(set(choices.widgets()) - names)
+    if unused:
+        raise BadInputError(f"No node of the workflow has {unused[0]} as a widget: leave out the option that sets it.")
+    return graphs.with_widgets(stock, choices.widgets())
 
 
 def side_graphs(
@@ -242,6 +248,8 @@ def _optimized(stock: Graph, side: Side, output_types: OutputTypes, defaults: Ma
             node_id = f"{side.name}-{given}-{number}"
             if graphs.insert_after(graph, source, node_id, class_type, {**defaults[class_type], **widgets, given: None}):
                 inserted.add(node_id)
+        if not inserted:
+            raise BadInputError(f"{class_type} has no place in the workflow: none of its nodes reads a {kind} from a loader.")
     # What hangs on an optimiser and rests (a LoRA's loader) needs an id of its own, or the sides would drive each other's results
     # out of ComfyUI's cache.
     own = {node_id for node_id in graphs.resting_nodes(graph) if graphs.upstream(graph, [node_id]) & inserted} - inserted

@@ -40,6 +40,7 @@ class Session:
         """Use `open_session`."""
         self.client, self._info, self._device = client, info, device
         self.output_types: OutputTypes = {name: node.get("output", ()) for name, node in info.items()}
+        self._ends = {name for name, node in info.items() if node.get("output_node")}
 
     def optimizer_defaults(self) -> dict[str, Widgets]:
         """The optimisers' widget values as the server declares them; raises BadInputError if it lacks the nodes."""
@@ -84,12 +85,13 @@ class Session:
         return await self._draw(side.prompt(seed, f"{PREFIX}{side.side.name}"), graphs.seed_nodes(side.graph), seed)
 
     async def first_run(self, side: SideGraph, seed: int) -> tuple[Drawn, PeakMemory | None]:
-        """Draw one prompt from an empty card, with probes around sampling and decoding; no reading if it decodes no picture."""
+        """Draw one prompt from an empty card, with probes before sampling and at the end."""
         for _ in range(2):  # the second wakes a worker that collected garbage when the first came (main.py, prompt_worker, 0.30)
             await self.client.free()
             await asyncio.sleep(FREE_S)
         prompt = side.prompt(seed, f"{PREFIX}{side.side.name}")
-        probed = _with_probes(prompt, side.graph, self.output_types)
+        ends = [node_id for node_id, node in side.graph.items() if node["class_type"] in self._ends]
+        probed = _with_probes(prompt, graphs.upstream(prompt, ends), self.output_types)
         drawn = await self._draw(probed, graphs.seed_nodes(side.graph), seed)
         texts = drawn.history.outputs.get("bench-readings", {}).get("text", ())
         return drawn, _peak_memory(json.loads(texts[0]), drawn.run) if texts else None
@@ -184,31 +186,32 @@ class Timeline:
         return round(statistics.median(steps_s), 4) if steps_s else None
 
 
-def _with_probes(prompt: Graph, own: Collection[str], output_types: OutputTypes) -> Graph:
-    """A copy that starts torch's peak anew before the first sampling and reads the memory after decoding."""
+def _with_probes(prompt: Graph, running: Collection[str], output_types: OutputTypes) -> Graph:
+    """A copy that starts torch's peak anew before the first sampling and reads the memory at the end.
+
+    `running` are the ids of the nodes that an output needs: a probe must not make others run.
+    """
     probed = copy.deepcopy(prompt)
     widgets = {"label": "", "reset_peak": False, "snapshot": "", "compare_with": ""}
-    sampler = probed[next(node_id for node_id in graphs.seed_nodes(prompt) if node_id in own)]
-    links = graphs.links_of(sampler)
-    if links:
-        # The conditioning is ready last before sampling, so that text encoders do not count.
-        name = "positive" if "positive" in links else next(iter(links))
-        probed["bench-reset"] = {
-            "class_type": "MemoryProbe",
-            "inputs": {**widgets, "value": list(links[name]), "reset_peak": True},
-        }
-        sampler["inputs"][name] = ["bench-reset", 0]
-    read = (link for node_id in own for link in graphs.links_of(prompt[node_id]).values())
-    pictures = next((link for link in read if _is_picture(prompt, link, output_types)), None)
-    if pictures is not None:
-        probed["bench-probe"] = {"class_type": "MemoryProbe", "inputs": {**widgets, "value": list(pictures)}}
+    seeded = set(graphs.seed_nodes(prompt))
+    upstreams = {
+        node_id: graphs.upstream(prompt, [node_id]) for node_id in running if output_types.get(prompt[node_id]["class_type"])
+    }
+    depths = {node_id: len(found) for node_id, found in upstreams.items() if found & seeded}
+    samplers = [node_id for node_id in depths if "LATENT" in output_types[prompt[node_id]["class_type"]]]
+    if samplers:
+        sampler = min(samplers, key=lambda node_id: depths[node_id])
+        for name, link in graphs.links_of(prompt[sampler]).items():  # on every link, for any of them may be ready last
+            reset = f"bench-reset-{name}"
+            probed[reset] = {"class_type": "MemoryProbe", "inputs": {**widgets, "value": list(link), "reset_peak": True}}
+            probed[sampler]["inputs"][name] = [reset, 0]
+    if depths:
+        last = max(depths, key=lambda node_id: depths[node_id])
+        # Its last output: Save Sprites blocks its first where it streams.
+        end = [last, len(output_types[prompt[last]["class_type"]]) - 1]
+        probed["bench-probe"] = {"class_type": "MemoryProbe", "inputs": {**widgets, "value": end}}
         probed["bench-readings"] = {"class_type": "PreviewAny", "inputs": {"source": ["bench-probe", 2]}}
     return probed
-
-
-def _is_picture(prompt: Graph, link: graphs.Link, output_types: OutputTypes) -> bool:
-    types = output_types.get(prompt[link[0]]["class_type"], ())
-    return link[1] < len(types) and types[link[1]] == "IMAGE"
 
 
 def _peak_memory(reading: dict[str, Any], run: Run) -> PeakMemory:

@@ -82,6 +82,24 @@ def test_a_picture_smaller_than_the_window_is_compared_too():
     assert -1 <= found.worst_ssim < 1
 
 
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_every_frame_of_an_animation_counts(kind: str):
+    def animated(*frames: np.ndarray) -> bytes:
+        first, *others = (Image.fromarray(frame.astype(np.uint8)) for frame in frames)
+        file = io.BytesIO()
+        first.save(file, kind, save_all=True, append_images=others, lossless=True)
+        return file.getvalue()
+
+    found = compare_pictures([animated(picture(1), picture(2))], [animated(picture(1), picture(3))])
+    assert (found.num_pictures, found.num_identical) == (2, 1)
+
+
+@pytest.mark.parametrize("file", [b"\0\0\0 ftypisom", png(picture(1))[:200]])
+def test_what_is_no_picture_is_said(file: bytes):
+    with pytest.raises(FidelityError, match="no PNG, JPEG or WebP"):
+        compare_pictures([file], [file])
+
+
 @pytest.mark.parametrize(
     ("reference", "other", "says"),
     [

@@ -40,7 +40,8 @@ OUTPUT_TYPES = {
     "EmptyLatentImage": ["LATENT"],
     "LatentUpscaleBy": ["LATENT"],
     "KSampler": ["LATENT"],
-    "BatchSpriteSampler": ["LATENT", "STRING"],
+    "BatchSpriteSampler": ["LATENT", "SPRITE_SEEDS", "STRING", "SPRITE_STREAM"],
+    "SaveSprites": ["IMAGE", "STRING"],
     "VAEDecode": ["IMAGE"],
     "SaveImage": [],
 }
@@ -262,10 +263,39 @@ def test_other_files_are_refused_in_one_sentence(tmp_path: Path, text: str | Non
     assert "\n" not in str(refused.value)
 
 
-def test_a_workflow_without_a_seed_is_refused():
-    graph: Graph = {
-        "1": {"class_type": "KSampler", "inputs": {"seed": ["2", 0]}},
+def seeded_by_a_primitive() -> Graph:
+    return {
+        "1": {"class_type": "KSampler", "inputs": {"seed": ["2", 0], "steps": 9}},
         "2": {"class_type": "PrimitiveInt", "inputs": {"value": 1}},
     }
-    with pytest.raises(BadInputError, match="no node with a seed of its own"):
-        stock_graph(graph, Choices())
+
+
+def test_a_seed_that_another_node_gives_is_varied_too():
+    stock = stock_graph(seeded_by_a_primitive(), Choices(steps=5))
+    assert graphs.with_seed(stock, 7)["1"]["inputs"] == {"seed": 7, "steps": 5}
+
+
+@pytest.mark.parametrize(
+    ("graph", "choices", "says"),
+    [
+        ({"1": {"class_type": "LoadImage", "inputs": {"image": "a.png"}}}, Choices(), "No node of the workflow has a seed"),
+        (seeded_by_a_primitive(), Choices(checkpoint="mine.safetensors"), "No node of the workflow has ckpt_name as a widget"),
+    ],
+)
+def test_what_would_measure_something_else_is_refused(graph: Graph, choices: Choices, says: str):
+    with pytest.raises(BadInputError, match=says):
+        stock_graph(graph, choices)
+
+
+@pytest.mark.parametrize(
+    ("side", "says"),
+    [(OURS, "OptimizeModel has no place .* reads a MODEL"), (LADDER[1], "OptimizeVAE has no place .* reads a VAE")],
+)
+def test_a_side_that_would_draw_what_stock_draws_is_refused(side: Side, says: str):
+    piped: Graph = {
+        "1": {"class_type": "PipeLoader", "inputs": {}},
+        "2": {"class_type": "PipeSampler", "inputs": {"pipe": ["1", 0], "seed": 1}},
+    }
+    output_types = {"PipeLoader": ["PIPE", "MODEL", "VAE"], "PipeSampler": ["IMAGE"]}
+    with pytest.raises(BadInputError, match=says):
+        side_graphs(StockGraphs(piped, piped), (STOCK, side), output_types, DEFAULTS)

@@ -60,7 +60,7 @@ def test_a_speed_without_its_fidelity_is_never_printed(tmp_path: Path):
     ours = record.scenarios[0].sides[1]
     ours.fidelity = None
     text = markdown.markdown(record)
-    assert cells(text, "ours")[1:] == ["not shown: no picture to compare with stock", "", "3", *[""] * 6]
+    assert cells(text, "ours")[1:] == ["not shown: no saved picture to compare with stock's", "", "3", *[""] * 6]
     assert not any(speed in text.split("- Measured")[0] for speed in ("1.234", "1.235", "3.24"))
 
 
@@ -72,7 +72,7 @@ def test_everything_unusual_is_told(full_record: Record):
         "ours (lossy)",
         "12.50 (driver)",
         "9.50",
-        "*ours* stopped drawing: VAEDecode failed: OutOfMemoryError: no memory.",
+        "*ours*: VAEDecode failed: OutOfMemoryError: no memory.",
         "*ours*: 1 runs were not counted: KSampler came from ComfyUI's cache.",
         "*ours*: 1 of 6 runs were disturbed: the card was slowed down by heat (software).",
         "refused: xformers: not installed",

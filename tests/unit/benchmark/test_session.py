@@ -1,9 +1,9 @@
 """What events become, and what probes are put into a prompt."""
 
 import json
-from typing import Any
 
 import pytest
+from fast_sprites.nodes.benchmark.bench.graphs import Graph, links_of, upstream
 from fast_sprites.nodes.benchmark.bench.scenarios import OURS, STOCK, Choices, base_graphs, find_scenarios, side_graphs
 from fast_sprites.nodes.benchmark.bench.session import Timeline, _with_probes
 from fast_sprites.nodes.benchmark.client import Cached, NodeStarted, Started, Step
@@ -45,23 +45,69 @@ def test_a_prompt_without_steps_has_no_step_time():
     assert timeline.spans_s(1.0) == {}
 
 
+def probe_of(name: str, side: int) -> tuple[Graph, Graph]:
+    base = base_graphs(find_scenarios([name])[0], Choices(lora="a", controlnet="b"), OUTPUT_TYPES)
+    drawn = side_graphs(base, (STOCK, OURS), OUTPUT_TYPES, DEFAULTS)[side]
+    prompt = drawn.prompt(3, "x")
+    before = json.dumps(prompt)
+    probed = _with_probes(prompt, drawn.graph, OUTPUT_TYPES)
+    assert json.dumps(prompt) == before
+    return prompt, probed
+
+
+def reset_inputs(probed: Graph) -> dict[str, set[str]]:
+    """The inputs, by class, that a probe which starts the peak anew comes before."""
+    found: dict[str, set[str]] = {}
+    for node in probed.values():
+        for name, (source, _) in links_of(node).items():
+            if probed[source]["inputs"].get("reset_peak"):
+                found.setdefault(node["class_type"], set()).add(name)
+    return found
+
+
+@pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("name", ["single", "batch8", "sprites8", "pixel-art", "hires", "lora", "controlnet"])
-def test_probes_frame_sampling_and_decoding(name: str):
-    choices = Choices(lora="a", controlnet="b")
-    base = base_graphs(find_scenarios([name])[0], choices, OUTPUT_TYPES)
-    for side in side_graphs(base, (STOCK, OURS), OUTPUT_TYPES, DEFAULTS):
-        prompt = side.prompt(3, "x")
-        before = json.dumps(prompt)
-        probed = _with_probes(prompt, side.graph, OUTPUT_TYPES)
-        assert json.dumps(prompt) == before
-        reset, probe = probed["bench-reset"], probed["bench-probe"]
-        assert (reset["inputs"]["reset_peak"], probe["inputs"]["reset_peak"]) == (True, False)
-        readers: list[Any] = [node for node in probed.values() if ["bench-reset", 0] in node["inputs"].values()]
-        assert [node["class_type"] for node in readers] in (["KSampler"], ["BatchSpriteSampler"])
-        assert probed[probe["inputs"]["value"][0]]["class_type"] == "VAEDecode"
-        assert probed["bench-readings"] == {"class_type": "PreviewAny", "inputs": {"source": ["bench-probe", 2]}}
+def test_probes_frame_sampling_and_decoding(name: str, side: int):
+    prompt, probed = probe_of(name, side)
+    (sampler,) = reset_inputs(probed).items()
+    first = next(node for node in prompt.values() if node["class_type"] == sampler[0])
+    assert sampler[0] in ("KSampler", "BatchSpriteSampler")
+    assert sampler[1] == set(links_of(first))
+    probe = probed["bench-probe"]
+    assert not probe["inputs"]["reset_peak"]
+    assert "VAEDecode" in {prompt[node_id]["class_type"] for node_id in upstream(prompt, [probe["inputs"]["value"][0]])}
+    assert probed["bench-readings"] == {"class_type": "PreviewAny", "inputs": {"source": ["bench-probe", 2]}}
 
 
-def test_a_prompt_without_pictures_gets_no_reading():
-    prompt = {"1": {"class_type": "KSampler", "inputs": {"seed": 1}}}
-    assert _with_probes(prompt, prompt, OUTPUT_TYPES) == prompt
+def test_streamed_files_are_read_by_the_report_of_save_sprites():
+    _, probed = probe_of("files8", 1)
+    assert probed["bench-probe"]["inputs"]["value"] == ["own-bench-files", 1]
+
+
+def test_a_picture_that_is_loaded_is_not_read_before_sampling():
+    prompt: Graph = {
+        "load": {"class_type": "LoadImage", "inputs": {"image": "a.png"}},
+        "encode": {"class_type": "VAEEncode", "inputs": {"pixels": ["load", 0]}},
+        "noise": {"class_type": "RandomNoise", "inputs": {"noise_seed": 1}},
+        "guide": {"class_type": "CFGGuider", "inputs": {"cfg": 4.0}},
+        "sample": {
+            "class_type": "SamplerCustomAdvanced",
+            "inputs": {"noise": ["noise", 0], "guider": ["guide", 0], "latent_image": ["encode", 0]},
+        },
+        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0]}},
+        "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0]}},
+        "dangling": {"class_type": "VAEEncode", "inputs": {"pixels": ["decode", 0]}},
+    }
+    types = {
+        **OUTPUT_TYPES,
+        **{"LoadImage": ["IMAGE", "MASK"], "VAEEncode": ["LATENT"], "RandomNoise": ["NOISE"], "CFGGuider": ["GUIDER"]},
+        "SamplerCustomAdvanced": ["LATENT", "LATENT"],
+    }
+    probed = _with_probes(prompt, upstream(prompt, ["save"]), types)
+    assert reset_inputs(probed) == {"SamplerCustomAdvanced": {"noise", "guider", "latent_image"}}
+    assert probed["bench-probe"]["inputs"]["value"] == ["decode", 0]
+
+
+def test_a_prompt_without_outputs_gets_no_probes():
+    prompt: Graph = {"1": {"class_type": "KSampler", "inputs": {"seed": 1}}}
+    assert _with_probes(prompt, [], OUTPUT_TYPES) == prompt
