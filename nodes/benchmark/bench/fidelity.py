@@ -2,8 +2,8 @@
 
 import io
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -47,13 +47,15 @@ def compare_pictures(reference: Sequence[bytes], other: Sequence[bytes]) -> Fide
 def _frames(file: bytes) -> list[Pixels]:
     from PIL import Image, ImageSequence
 
+    def pixels(picture: Any) -> Pixels:
+        return np.asarray(picture.convert("RGBA" if "A" in picture.getbands() else "RGB"), dtype=np.float32)
+
     try:
         opened: Any = Image.open(io.BytesIO(file), formats=["PNG", "JPEG", "WEBP"])
         with opened as picture:
-            frames = [frame.convert("RGBA" if "A" in frame.getbands() else "RGB") for frame in ImageSequence.Iterator(picture)]
+            return [pixels(frame) for frame in cast(Iterable[Any], ImageSequence.Iterator(picture))]
     except OSError as error:  # of a video, too
         raise FidelityError("What was saved is no PNG, JPEG or WebP, so that it cannot be compared with stock's.") from error
-    return [np.asarray(frame, dtype=np.float32) for frame in frames]
 
 
 def _compare(a: Pixels, b: Pixels) -> tuple[float, float, int]:

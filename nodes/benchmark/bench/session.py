@@ -37,7 +37,7 @@ class Session:
     """A server that is benchmarked: what it has, and runs on it."""
 
     def __init__(self, client: ComfyClient, info: Mapping[str, Any], device: DeviceWatch) -> None:
-        """Use `open_session`."""
+        """`info` is the declaration of every node of the server (GET /object_info)."""
         self.client, self._info, self._device = client, info, device
         self.output_types: OutputTypes = {name: node.get("output", ()) for name, node in info.items()}
         self._ends = {name for name, node in info.items() if node.get("output_node")}
