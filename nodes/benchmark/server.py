@@ -108,11 +108,12 @@ class ComfyServer:
         """Start ComfyUI and return once it answers; raises ServerError if it dies, hangs or the port is taken."""
         require_free(self.port)
         self.setup.log.parent.mkdir(parents=True, exist_ok=True)
+        python = self.setup.python  # a file, or a name on the search path
         command = [
-            str(self.setup.python),
+            str(python.absolute() if python.is_file() else python),
             "-u",
-            str(self.setup.comfyui / "main.py"),
-            *("--base-directory", str(self.setup.base_directory)),
+            str(self.setup.comfyui.absolute() / "main.py"),
+            *("--base-directory", str(self.setup.base_directory.absolute())),
             *("--listen", LOOPBACK, "--port", str(self.port)),
             *self.setup.flags,
         ]

@@ -1,12 +1,15 @@
 """Starting and stopping a server, and the client's messages, on a stand-in that answers as ComfyUI does."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +138,17 @@ def test_a_server_that_hangs_is_given_up_and_stopped(make_server: MakeServer, mo
     with pytest.raises(ServerError, match="did not answer on http://127"):
         server.start()
     assert not is_alive(seen[0])
+
+
+def test_relative_paths_are_those_of_whoever_starts_it(make_server: MakeServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """ComfyUI runs in its own folder."""
+    monkeypatch.chdir(tmp_path)
+    server = make_server(ANSWERS)
+    python = Path(os.path.relpath(sys.executable))
+    server.setup = replace(server.setup, python=python, comfyui=Path("comfyui"), base_directory=Path("base"))
+    with server, urllib.request.urlopen(f"{server.address}/system_stats") as answer:
+        arguments = json.load(answer)["system"]["argv"]
+    assert arguments[:3] == [str(tmp_path / "comfyui" / "main.py"), "--base-directory", str(tmp_path / "base")]
 
 
 @posix
