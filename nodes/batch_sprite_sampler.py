@@ -88,6 +88,15 @@ class BatchSpriteSampler(io.ComfyNode):
                     tooltip="while saving: Save Sprites, connected to sprites, decodes and saves each micro-batch before the next one "
                     "is drawn, so that memory does not grow with count and finished sprites are on disk.",
                 ),
+                io.Int.Input(
+                    "first_picture",
+                    default=0,
+                    min=0,
+                    max=2**31 - 1,
+                    optional=True,
+                    tooltip="Number of the picture of latent, masks and ControlNets that the first sprite takes, beginning anew after the "
+                    "last; 0 begins with the first and refuses a latent of more pictures than count.",
+                ),
                 io.Latent.Input(
                     "latent", optional=True, tooltip="Pictures to start from (denoise < 1) or an empty latent's size."
                 ),

@@ -90,6 +90,8 @@ NEEDS: dict[str, tuple[str, ...]] = {
         f"{_PATCHER}.is_dynamic",
     ),
     "sprites": (
+        "comfy.latent_formats:LatentFormat.latent_dimensions",
+        "comfy.latent_formats:LatentFormat.spacial_downscale_ratio",
         "comfy.model_base:SDXL",
         "comfy.model_base:BaseModel.get_dtype_inference",
         "comfy.model_management:dtype_size",

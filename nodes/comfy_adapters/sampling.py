@@ -143,19 +143,26 @@ def rows_of(tensor: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
 
 
 # Entries of a conditioning's options that hold one row per picture, with their number of dimensions.
-_PER_PICTURE = {"pooled_output": 2, "mask": 3, "concat_latent_image": 4, "concat_mask": 4}
+_PER_PICTURE = {"mask": 3, "concat_latent_image": 4, "concat_mask": 4}
 
 
-def conditioning_rows(conditioning: list[Any], rows: Sequence[int], controls: dict[int, Any]) -> list[Any]:
-    """Return the conditioning of the pictures `rows`; `controls` keeps the copies of ControlNets shared by both conditionings."""
+def conditioning_rows(
+    conditioning: list[Any], rows: Sequence[int], pictures: Sequence[int], controls: dict[int, Any]
+) -> list[Any]:
+    """Return the conditioning of the prompts `rows` with the masks and ControlNets' pictures `pictures`.
+
+    `controls` keeps the copies of ControlNets shared by both conditionings.
+    """
     chosen = []
     for cross_attention, options in conditioning:
         own = {
-            key: rows_of(value, rows) if isinstance(value, torch.Tensor) and value.ndim == _PER_PICTURE.get(key) else value
+            key: rows_of(value, pictures) if isinstance(value, torch.Tensor) and value.ndim == _PER_PICTURE.get(key) else value
             for key, value in options.items()
         }
+        if own.get("pooled_output") is not None:
+            own["pooled_output"] = rows_of(own["pooled_output"], rows)
         if "control" in own:
-            own["control"] = _control_rows(own["control"], rows, controls)
+            own["control"] = _control_rows(own["control"], pictures, controls)
         chosen.append([cross_attention if cross_attention is None else rows_of(cross_attention, rows), own])
     return chosen
 

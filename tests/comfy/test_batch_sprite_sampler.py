@@ -151,6 +151,9 @@ def test_pictures_and_masks_are_taken_row_by_row_and_repeated(bench, sampler, ma
         assert batch.keys() == latent.keys()
     if masked:
         assert batch["noise_mask"].shape == (4, 1, 64, 64)
+    alone = bench.run(sampler_name=sampler, latent=latent, denoise=0.6, count=1, seed=SEEDS[3], first_picture=4)[0]
+    assert torch.equal(alone["samples"], singles[3:])
+    assert not masked or torch.equal(alone["noise_mask"], latent["noise_mask"][1:])
 
 
 def test_batch_index_is_each_rows_own(bench):
@@ -283,6 +286,12 @@ def test_controlnet_with_one_hint_per_sprite(bench):
             positive=positive, negative=controlled(bench.negative, None, shared), sampler_name="euler", micro_batch=micro_batch
         )
         assert_same_pictures(batch, singles)
+    positive = controlled(bench.positive, hints, shared := {})
+    negative = controlled(bench.negative, None, shared)
+    last = bench.batch(
+        positive=positive, negative=negative, sampler_name="euler", count=2, seed=SEEDS[2], micro_batch=1, first_picture=3
+    )
+    assert torch.equal(last, singles[2:])
 
 
 def test_lora_reaches_every_sprite(bench):

@@ -48,6 +48,26 @@ def test_file_queued_again_gives_that_sprite(graph, output, draw):
     assert np.abs(difference).max() <= 1  # a value that lies between two bytes may fall on either side
 
 
+def test_file_of_a_batch_of_pictures_queued_again_gives_that_sprite(graph, output):
+    """Four sprites from two pictures, a bright and a dark one."""
+    draw_while_saving(graph)
+    size = {"width": 64, "height": 64, "batch_size": 1}
+    graph["4"] = {"class_type": "EmptyImage", "inputs": {**size, "color": 0xFFFFFF}}
+    graph["5"] = {"class_type": "EmptyImage", "inputs": {**size, "color": 0x000040}}
+    graph["6"] = {"class_type": "ImageBatch", "inputs": {"image1": ["4", 0], "image2": ["5", 0]}}
+    graph["7"] = {"class_type": "VAEEncode", "inputs": {"pixels": ["6", 0], "vae": ["1", 2]}}
+    graph["3"]["inputs"] |= {"latent": ["7", 0], "denoise": 0.5}
+    queue(graph)
+    batch = sorted(output.glob("whole_*.png"))
+    assert len(batch) == 4
+    for number in (0, 3):
+        restored = json.loads(Image.open(batch[number]).info["prompt"])
+        restored["9"]["inputs"]["filename"] = f"alone_{number}"
+        queue(restored)
+        pixels = [np.asarray(Image.open(path)).astype(int) for path in (output / f"alone_{number}.png", batch[number])]
+        assert np.abs(pixels[0] - pixels[1]).max() <= 1
+
+
 def test_a_cancelled_batch_queued_again_is_completed_without_doubles(graph, output, monkeypatch):
     import comfy.model_management
 

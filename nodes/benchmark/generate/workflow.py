@@ -42,11 +42,6 @@ def sprite_nodes(graph: Graph) -> SpriteNodes:
         return found[0]
 
     nodes = SpriteNodes(only("SpritePrompts"), only("BatchSpriteSampler"), only("SaveSprites"))
-    if isinstance(graph[nodes.sampler]["inputs"].get("latent"), list):
-        raise BadInputError(
-            "The workflow's BatchSpriteSampler has a latent connected, of which each job would take the first pictures again; "
-            "disconnect it (width and height set the size), or draw this workflow in ComfyUI."
-        )
     format_ = graph[nodes.save]["inputs"].get("format", FORMATS[0])
     if format_ not in FORMATS:
         raise BadInputError(f"The workflow's SaveSprites has the format {format_!r}; generate knows {' and '.join(FORMATS)}.")
@@ -75,6 +70,7 @@ def configured(request: GenerateRequest) -> Graph:
 def job_graph(graph: Graph, nodes: SpriteNodes, job: Job) -> Graph:
     """The graph that draws the sprites of `job`."""
     sprites = job.sprites
+    first = graph[nodes.sampler]["inputs"].get("first_picture", 0)
     widgets = {
         nodes.prompts: {"prompts": "\n".join(sprite.prompt for sprite in sprites), "count": len(sprites), "alternatives": "pick"},
         nodes.sampler: {
@@ -82,6 +78,7 @@ def job_graph(graph: Graph, nodes: SpriteNodes, job: Job) -> Graph:
             "seed": sprites[0].seed,
             "seed_mode": "list",
             "seed_list": ", ".join(str(sprite.seed) for sprite in sprites),
+            "first_picture": sprites[0].index + (max(first, 1) if isinstance(first, int) else 1),
         },
         nodes.save: {"first_index": sprites[0].index + 1},
     }
@@ -107,9 +104,10 @@ async def check_server(client: ComfyClient, address: str, graph: Graph) -> None:
             f"ComfyUI at {address} has no node {', '.join(dict.fromkeys(missing))}: install Fast Sprites (or the pack of that node) there "
             "and restart it."
         )
-    if "first_index" not in _inputs(declared["SaveSprites"]):
+    if "first_picture" not in _inputs(declared["BatchSpriteSampler"]):
         raise BadInputError(
-            f"ComfyUI at {address} has an older Fast Sprites, whose SaveSprites cannot stream: update it there and restart."
+            f"ComfyUI at {address} has an older Fast Sprites, whose sampler cannot begin in the middle of a batch: update it there and "
+            "restart."
         )
     for node in graph.values():
         name, known = node["inputs"].get("ckpt_name"), _options(declared[node["class_type"]], "ckpt_name")

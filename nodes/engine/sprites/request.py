@@ -28,10 +28,12 @@ class SpriteRequest:
     micro_batch: int = 0
     seed_list: str = ""
     draw: str = "now"
+    first_picture: int = 0
+    """From 1; 0 begins with the first, too, and wants a sprite for each."""
 
     def __post_init__(self) -> None:
         """Refuse what no sampler can do."""
-        for name, least in (("count", 1), ("steps", 1), ("micro_batch", 0), ("seed", 0)):
+        for name, least in (("count", 1), ("steps", 1), ("micro_batch", 0), ("seed", 0), ("first_picture", 0)):
             if getattr(self, name) < least:
                 raise BadInputError(f"{name} is {getattr(self, name)}; set it to {least} or more.")
         for name in ("width", "height"):

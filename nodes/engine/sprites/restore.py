@@ -8,7 +8,7 @@ from .seeds import EXACT_IN_BROWSERS
 
 SAMPLER_WIDGETS = (
     "count", "width", "height", "seed", "control_after_generate", "seed_mode", "steps", "cfg", "sampler_name", "scheduler", "denoise",
-    "micro_batch", "seed_list", "draw",
+    "micro_batch", "seed_list", "draw", "first_picture",
 )  # fmt: skip
 """Widgets of BatchSpriteSampler in the order of a workflow's `widgets_values`."""
 
@@ -29,9 +29,9 @@ class NodeEdit:
 
 
 def single_sprite_edits(
-    prompt: Mapping[str, Any], save_node_id: str, index: int, seed: int | None, line: str | None
+    prompt: Mapping[str, Any], save_node_id: str, i: int, index: int, seed: int | None, line: str | None
 ) -> list[NodeEdit]:
-    """Return what must change in the graph for it to draw one sprite with this number, seed and prompt line."""
+    """Return what must change in the graph for it to draw sprite `i` (from 0) alone, with this number, seed and prompt line."""
     wanted = []
     if seed is not None:
         values = {"count": 1, "seed": seed, "control_after_generate": "fixed", "seed_mode": "increment", "seed_list": ""}
@@ -52,6 +52,9 @@ def single_sprite_edits(
             and isinstance(link[0], str)
             and prompt.get(link[0], {}).get("class_type") == class_type
         ):
+            if widgets is SAMPLER_WIDGETS:
+                first = prompt[link[0]]["inputs"].get("first_picture", 0)
+                values = {**values, "first_picture": i + (max(first, 1) if isinstance(first, int) else 1)}
             edits.append(NodeEdit(link[0], widgets, values))
     return edits
 
@@ -126,6 +129,8 @@ def edit_workflow(workflow: Mapping[str, Any], edits: list[NodeEdit]) -> dict[st
                 # Files of an earlier version lack the widgets that came since, which stand last.
                 if edit.widgets.index(name) < len(stored):
                     stored[edit.widgets.index(name)] = value
+        if isinstance(named := node.get("widgets_values_named"), dict):  # of pages from 1.58 on, which may read these instead
+            node["widgets_values_named"] = {**named, **edit.values}
         for socket in node.get("inputs") or ():
             if (socket.get("widget") or {}).get("name") in edit.values and socket.get("link") is not None:
                 _unlink(graph, socket)

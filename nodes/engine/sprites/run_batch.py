@@ -57,7 +57,9 @@ def draw_sprites(
     node_id: str,
     prompt: Mapping[str, Any] | None,
 ) -> SpriteBatch:
-    """Sample `request.count` sprites; sprite i equals what KSampler draws with seed i for row i of latent and conditioning.
+    """Sample `request.count` sprites; sprite i equals what KSampler draws with seed i for its prompt and its pictures.
+
+    Sprite i takes row i of the prompts and row i, from `request.first_picture` on, of latent, masks and ControlNets' pictures.
 
     With `draw` set to "while saving" nothing is sampled yet: the batch's stream does it. Raises BadInputError for a latent or sampler that
     does not fit, OutOfMemoryError if a single sprite is too large and PackError where this ComfyUI lacks what it needs.
@@ -71,7 +73,7 @@ def draw_sprites(
     if request.draw == "while saving" and (lacks := saving.lacks_blocker()):
         raise PackError(f"draw cannot be 'while saving': {lacks}; set it to 'now'.")
     latent = sampling.empty_latent(request.width, request.height) if latent is None else latent
-    samples = _checked_samples(model, latent, request.count)
+    samples = _checked_samples(model, latent, request)
     run = _Run(model, positive, negative, samples, latent.get("noise_mask"), latent.get("batch_index"), request)
     key = f"{request.micro_batch}:{graph_key(node_id, prompt, tuple(samples.shape[1:]))}"
     stream = SpriteStream(run, key)
@@ -81,7 +83,7 @@ def draw_sprites(
         )
         return SpriteBatch(blocked, run.seeds, f"{stream.words}: drawn while Save Sprites saves them", stream)
     finished = torch.cat(list(stream.micro_batches(node_id)))
-    return SpriteBatch(_batch_latent(latent, finished, request.count), run.seeds, stream.report(), stream)
+    return SpriteBatch(_batch_latent(latent, finished, run.pictures(range(request.count))), run.seeds, stream.report(), stream)
 
 
 class SpriteStream:
@@ -190,13 +192,19 @@ class _Run:
         self.conditioning = positive + negative
         self.num_ticks = max(self.num_steps, 1) * request.count
 
+    def pictures(self, rows: range) -> range:
+        """The rows of latent, masks and ControlNets' pictures for the sprites `rows`."""
+        shift = max(self.request.first_picture - 1, 0)
+        return range(rows.start + shift, rows.stop + shift)
+
     def draw(self, rows: range, callback: sampling.StepCallback) -> torch.Tensor:
         """Sample the sprites `rows` together: [len(rows), C, H, W]."""
         seeds = self.seeds[rows.start : rows.stop]
+        pictures = self.pictures(rows)
         # Every sprite needs a row of its own here, also where one latent serves all.
-        samples = self.samples[[row % len(self.samples) for row in rows]]
+        samples = self.samples[[picture % len(self.samples) for picture in pictures]]
         index = self._batch_index
-        batch_index = None if index is None else [index[row % len(index)] for row in rows]
+        batch_index = None if index is None else [index[picture % len(index)] for picture in pictures]
         controls: dict[int, Any] = {}
         return sampling.sample(
             self.model,
@@ -204,16 +212,16 @@ class _Run:
             sampling.own_noise_sampler(self.request.sampler_name, STEP_NOISE[self.request.sampler_name].value, seeds),
             self._sigmas,
             self.request.cfg,
-            sampling.conditioning_rows(self._positive, rows, controls),
-            sampling.conditioning_rows(self._negative, rows, controls),
+            sampling.conditioning_rows(self._positive, rows, pictures, controls),
+            sampling.conditioning_rows(self._negative, rows, pictures, controls),
             samples,
-            None if self._noise_mask is None else sampling.mask_rows(self._noise_mask, rows),
+            None if self._noise_mask is None else sampling.mask_rows(self._noise_mask, pictures),
             callback,
             seeds[0],
         )
 
 
-def _checked_samples(model: Any, latent: dict[str, Any], count: int) -> torch.Tensor:
+def _checked_samples(model: Any, latent: dict[str, Any], request: SpriteRequest) -> torch.Tensor:
     if latent["samples"].is_nested:
         raise BadInputError("The latent holds several streams (a video model's); connect a latent of pictures.")
     if (dimensions := sampling.latent_dimensions(model)) != 2:
@@ -228,10 +236,10 @@ def _checked_samples(model: Any, latent: dict[str, Any], count: int) -> torch.Te
             f"The latent is shaped {list(samples.shape)}, but the model wants [pictures, {channels}, height, width]; "
             "encode the picture with this model's own VAE."
         )
-    if len(samples) > count:
+    if len(samples) > request.count and not request.first_picture:
         raise BadInputError(
-            f"The latent holds {len(samples)} pictures and count is {count}; raise count to {len(samples)} "
-            "or take fewer pictures with LatentFromBatch."
+            f"The latent holds {len(samples)} pictures and count is {request.count}; raise count to {len(samples)}, or choose with "
+            "first_picture which to begin with."
         )
     return samples
 
@@ -278,12 +286,12 @@ def _report_to(
     return callback
 
 
-def _batch_latent(latent: dict[str, Any], samples: torch.Tensor, count: int) -> dict[str, Any]:
+def _batch_latent(latent: dict[str, Any], samples: torch.Tensor, pictures: range) -> dict[str, Any]:
     out = {key: value for key, value in latent.items() if not key.startswith("downscale_ratio")}
     out["samples"] = samples
     if "noise_mask" in latent:
-        out["noise_mask"] = sampling.mask_rows(latent["noise_mask"], range(count))
+        out["noise_mask"] = sampling.mask_rows(latent["noise_mask"], pictures)
     if "batch_index" in latent:
         index = latent["batch_index"]
-        out["batch_index"] = [index[row % len(index)] for row in range(count)]
+        out["batch_index"] = [index[picture % len(index)] for picture in pictures]
     return out

@@ -262,7 +262,7 @@ def _texts(i: int, request: SavingRequest, page_graph: Mapping[str, Any] | None)
     seed = None if request.seeds is None else request.seeds[i]
     sprite_prompt = None if request.prompts is None else request.prompts[i]
     line = None if sprite_prompt is None else sprite_prompt.line
-    edits = single_sprite_edits(request.prompt or {}, request.node_id, index + 1, seed, line)
+    edits = single_sprite_edits(request.prompt or {}, request.node_id, i, index + 1, seed, line)
     extra = dict(request.extra_pnginfo or {})
     if page_graph is not None:
         extra["workflow"] = edit_workflow(page_graph, edits)

@@ -86,8 +86,17 @@ def test_a_job_draws_its_own_sprites_alone():
     assert (prompts["count"], prompts["suffix"]) == (2, "pixel art")
     assert (sampler["count"], sampler["seed_mode"], sampler["seed_list"]) == (2, "list", "42, 43")
     assert sampler["draw"] == "while saving"
-    assert save["first_index"] == 3
+    assert save["first_index"] == sampler["first_picture"] == 3
     assert [node["inputs"]["ckpt_name"] for node in job.values() if "ckpt_name" in node["inputs"]] == ["my.safetensors"]
+
+
+@pytest.mark.parametrize(("first", "third"), [(0, 3), (9, 11), (["1", 0], 3)])
+def test_a_job_goes_on_with_the_pictures_where_the_one_before_ended(first, third):
+    graph = copy.deepcopy(WORKFLOW)
+    nodes = sprite_nodes(graph)
+    graph[nodes.sampler]["inputs"]["first_picture"] = first
+    job = job_graph(graph, nodes, Job((request().sprite(2),)))
+    assert job[nodes.sampler]["inputs"]["first_picture"] == third
 
 
 def test_pictures_get_their_seeds_and_prompts_also_without_a_stream():
@@ -105,10 +114,6 @@ def test_workflows_that_a_job_could_not_set_are_refused():
     without = {node_id: node for node_id, node in WORKFLOW.items() if node["class_type"] != "SaveSprites"}
     with pytest.raises(BadInputError, match="has 0 SaveSprites nodes; generate sets one"):
         configured(request(workflow=without))
-    latent = copy.deepcopy(WORKFLOW)
-    latent[sprite_nodes(latent).sampler]["inputs"]["latent"] = ["20", 0]
-    with pytest.raises(BadInputError, match="has a latent connected"):
-        configured(request(workflow=latent))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +154,7 @@ class FakeClient:
         if class_type == self._without:
             return {}
         required = {"ckpt_name": self._checkpoint} if class_type == "CheckpointLoaderSimple" else {}
-        return {class_type: {"input": {"required": required, "optional": {} if self._older else {"first_index": ["INT", {}]}}}}
+        return {class_type: {"input": {"required": required, "optional": {} if self._older else {"first_picture": ["INT", {}]}}}}
 
 
 @pytest.mark.parametrize(

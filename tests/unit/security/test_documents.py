@@ -210,7 +210,7 @@ def test_resume_removes_its_own_unfinished_files_alone(tmp_path: Path):
 @example(workflow={"nodes": [{"id": 6}], "definitions": None})
 def test_a_sprites_metadata_survives_any_workflow(workflow: Any):
     """Clients may put anything under extra_pnginfo.workflow: a sprite that is drawn is saved all the same."""
-    edits = single_sprite_edits(GRAPH, "7", 3, 99, "red potion")
+    edits = single_sprite_edits(GRAPH, "7", 2, 3, 99, "red potion")
     assert len(edits) == 3
     before = json.dumps(workflow)
     if is_page_graph(workflow):
@@ -222,7 +222,7 @@ def test_a_sprites_metadata_survives_any_workflow(workflow: Any):
 @example(prompt={"7": {"class_type": "SaveSprites", "inputs": {"seeds": [], "sprites": [["x"], 0]}}}, node_id="7")
 def test_a_sprites_metadata_survives_any_prompt(prompt: Any, node_id: str):
     for save_node in ("7", node_id):
-        edited = edit_prompt(prompt, single_sprite_edits(prompt, save_node, 3, 99, "red potion"))
+        edited = edit_prompt(prompt, single_sprite_edits(prompt, save_node, 2, 3, 99, "red potion"))
         json.dumps(edited)
 
 

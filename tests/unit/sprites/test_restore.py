@@ -46,19 +46,19 @@ def workflow():
 
 
 def test_edits_follow_the_links_of_the_save_node(prompt):
-    edits = single_sprite_edits(prompt, "9", 1, 77, "red potion")
+    edits = single_sprite_edits(prompt, "9", 2, 1, 77, "red potion")
     assert [(edit.node_id, edit.values["count"]) for edit in edits] == [("4", 1), ("3", 1)]
-    assert single_sprite_edits(prompt, "9", 1, None, None) == []
-    assert single_sprite_edits(prompt, "8", 1, 77, "red potion") == []
+    assert single_sprite_edits(prompt, "9", 2, 1, None, None) == []
+    assert single_sprite_edits(prompt, "8", 2, 1, 77, "red potion") == []
     prompt["4"]["class_type"] = "AnotherSampler"
-    assert [edit.node_id for edit in single_sprite_edits(prompt, "9", 1, 77, "red potion")] == ["3"]
+    assert [edit.node_id for edit in single_sprite_edits(prompt, "9", 2, 1, 77, "red potion")] == ["3"]
 
 
 def test_api_graph_draws_that_sprite_alone(prompt):
     before = copy.deepcopy(prompt)
-    edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 1, 77, "red potion"))
+    edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 2, 1, 77, "red potion"))
     assert edited["4"]["inputs"] == {
-        "count": 1, "seed": 77, "seed_mode": "increment", "seed_list": "", "steps": 20, "positive": ["3", 0],
+        "count": 1, "seed": 77, "seed_mode": "increment", "seed_list": "", "steps": 20, "positive": ["3", 0], "first_picture": 3,
     }  # fmt: skip
     assert edited["3"]["inputs"] == {"prompts": "red potion", "count": 1, "seed": 1}
     assert prompt == before
@@ -66,14 +66,21 @@ def test_api_graph_draws_that_sprite_alone(prompt):
 
 @pytest.mark.parametrize("seed", [2**53, 2**53 + 1, 2**64 - 1])
 def test_a_seed_that_a_page_would_round_is_written_as_text(prompt, seed):
-    edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 1, seed, None))
+    edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 2, 1, seed, None))
     inputs = {name: float(value) if isinstance(value, int) else value for name, value in edited["4"]["inputs"].items()}
     assert sprite_seeds(inputs["seed_mode"], int(inputs["seed"]), inputs["seed_list"], 1) == (seed,)
 
 
+@pytest.mark.parametrize(("first", "third"), [(0, 3), (1, 3), (9, 11), (["1", 0], 3)])
+def test_pictures_of_the_batch_are_counted_from_its_first(prompt, first, third):
+    prompt["4"]["inputs"]["first_picture"] = first
+    edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 2, 1, 77, None))
+    assert edited["4"]["inputs"]["first_picture"] == third
+
+
 def test_browsers_graph_draws_that_sprite_alone(prompt, workflow):
     before = copy.deepcopy(workflow)
-    edited = edit_workflow(workflow, single_sprite_edits(prompt, "9", 1, 77, "red potion"))
+    edited = edit_workflow(workflow, single_sprite_edits(prompt, "9", 2, 1, 77, "red potion"))
     primitive, prompts, sampler = edited["nodes"]
     assert sampler["widgets_values"] == [1, 1024, 1024, 77, "fixed", "increment", 20, 8.0, "euler", "karras", 1.0, 0, ""]
     assert prompts["widgets_values"] == ["red potion", "", "", "blurry", 1, "pick", 1, "fixed"]
@@ -84,12 +91,22 @@ def test_browsers_graph_draws_that_sprite_alone(prompt, workflow):
     assert workflow == before
 
 
+def test_values_that_newer_pages_keep_by_name_are_edited_too(prompt, workflow):
+    workflow["nodes"][1]["widgets_values_named"] = {"prompts": "sword\n{red|blue} potion", "count": 0, "negative": "blurry"}
+    before = copy.deepcopy(workflow)
+    _, prompts, sampler = edit_workflow(workflow, single_sprite_edits(prompt, "9", 2, 1, 77, "red potion"))["nodes"]
+    named = {"prompts": "red potion", "count": 1, "negative": "blurry", "control_after_generate": "fixed"}
+    assert prompts["widgets_values_named"] == named
+    assert "widgets_values_named" not in sampler
+    assert workflow == before
+
+
 def test_nodes_inside_subgraphs_are_found(prompt, workflow):
     inner = {"id": "abc", "nodes": workflow["nodes"], "links": [{"id": 5, "origin_id": 1}, {"id": 6, "origin_id": 1}]}
     outer = {"nodes": [{"id": 2, "type": "abc"}], "links": [], "definitions": {"subgraphs": [inner]}}
     renamed = {f"2:{name}": node for name, node in prompt.items()}
     renamed["2:9"]["inputs"] = {"seeds": ["2:4", 1]}
-    edited = edit_workflow(outer, single_sprite_edits(renamed, "2:9", 1, 77, None))
+    edited = edit_workflow(outer, single_sprite_edits(renamed, "2:9", 2, 1, 77, None))
     inside = edited["definitions"]["subgraphs"][0]
     assert inside["nodes"][2]["widgets_values"][3:6] == [77, "fixed", "increment"]
     assert inside["links"] == [{"id": 6, "origin_id": 1}]
@@ -97,8 +114,8 @@ def test_nodes_inside_subgraphs_are_found(prompt, workflow):
 
 def test_unknown_nodes_leave_the_workflow_as_it_is(prompt):
     foreign = {"nodes": [{"id": 4, "type": "BatchSpriteSampler", "widgets_values": {"seed": 1}}]}
-    assert edit_workflow(foreign, single_sprite_edits(prompt, "9", 1, 77, "x")) == foreign
-    assert edit_workflow({"nodes": []}, single_sprite_edits(prompt, "9", 1, 77, "x")) == {"nodes": []}
+    assert edit_workflow(foreign, single_sprite_edits(prompt, "9", 2, 1, 77, "x")) == foreign
+    assert edit_workflow({"nodes": []}, single_sprite_edits(prompt, "9", 2, 1, 77, "x")) == {"nodes": []}
 
 
 def nested(levels):
@@ -111,7 +128,7 @@ def nested(levels):
 def test_what_a_client_nests_inside_a_graph_is_not_followed(prompt, workflow):
     workflow["extra"] = workflow["nodes"][2]["properties"] = nested(20_000)
     assert is_page_graph(workflow)
-    edited = edit_workflow(workflow, single_sprite_edits(prompt, "9", 1, 77, "red potion"))
+    edited = edit_workflow(workflow, single_sprite_edits(prompt, "9", 2, 1, 77, "red potion"))
     assert edited["nodes"][2]["widgets_values"][3] == 77
 
 
