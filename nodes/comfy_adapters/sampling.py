@@ -193,9 +193,13 @@ def mask_rows(mask: torch.Tensor, rows: Sequence[int]) -> torch.Tensor:
     return rows_of(mask.reshape((-1, 1, *mask.shape[-2:])), rows)
 
 
+# Of plain RuntimeErrors, by which ComfyUI does not know them: MPSAllocator.mm and alloc_cpu.cpp of torch.
+_OUT_OF_MEMORY = ("MPS backend out of memory", "DefaultCPUAllocator: ")
+
+
 def is_out_of_memory(error: Exception) -> bool:
-    """Tell whether the device ran out of memory, as ComfyUI decides it; clears CUDA's sticky error if so."""
-    return management.is_oom(error)
+    """Tell whether the device ran out of memory, as ComfyUI decides it, or on MPS or a CPU; clears CUDA's sticky error if so."""
+    return management.is_oom(error) or any(words in str(error) for words in _OUT_OF_MEMORY)
 
 
 def release_cached_memory() -> None:

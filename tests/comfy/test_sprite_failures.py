@@ -59,6 +59,19 @@ def test_out_of_memory_anywhere_loses_and_changes_nothing(bench, run_batch, fail
     assert seeds == (11, 12, 13, 14)
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "MPS backend out of memory (MPS allocated: 9.57 GiB, other allocations: 17.35 GiB, max allowed: 27.20 GiB).",
+        "[enforce fail at alloc_cpu.cpp:127] data. DefaultCPUAllocator: not enough memory: you tried to allocate 4294967296 bytes.",
+    ],
+    ids=["mps", "cpu"],
+)
+def test_devices_without_an_error_class_of_their_own_run_out_of_memory_too(bench, run_batch, words):
+    forward = Forward(bench.model, lambda call, _: RuntimeError(words) if call == 0 else None)
+    assert "Out of memory with 4 at once after 0 finished sprites: went on with 2" in bench.run(model=forward.model)[2]
+
+
 def test_smaller_size_is_remembered_for_this_graph(bench, run_batch):
     forward = Forward(bench.model, lambda _, size: out_of_memory() if size > 2 else None)
     assert "went on with 2" in bench.run(model=forward.model)[2]
