@@ -70,6 +70,22 @@ def test_every_sprite_is_fetched_with_its_own_seed_and_prompt(comfy, arguments, 
     assert np.abs(pixels(alone) - pixels((output / made[3]["file"]).read_bytes())).max() <= 1
 
 
+def test_each_sprite_begins_with_its_own_picture_whichever_job_draws_it(comfy, arguments, tmp_path):
+    graph = small_workflow(latent=["encode", 0], denoise=0.1)
+    for name, color in (("black", 0x000000), ("grey", 0x808080), ("white", 0xFFFFFF)):
+        graph[name] = comfy.node("EmptyImage", width=64, height=64, color=color)
+    graph["two"] = comfy.node("ImageBatch", image1=["black", 0], image2=["grey", 0])
+    graph["three"] = comfy.node("ImageBatch", image1=["two", 0], image2=["white", 0])
+    loader = next(node_id for node_id, node in graph.items() if node["class_type"] == "CheckpointLoaderSimple")
+    graph["encode"] = comfy.node("VAEEncode", pixels=["three", 0], vae=[loader, 2])
+    (tmp_path / "workflow.json").write_text(json.dumps(graph), encoding="utf-8")
+    output = tmp_path / "sprites"
+    assert main([*arguments, "--output", str(output)]) == 0
+    black, grey, white, *others = [pixels((output / record["file"]).read_bytes()).mean() for record in records(output)]
+    assert black + 20 < grey < white - 20
+    assert others == pytest.approx([black, grey], abs=10)
+
+
 @pytest.mark.parametrize("scheme", ["", "local://"], ids=["folder", "url"])
 def test_resume_draws_what_is_missing_and_nothing_else(arguments, tmp_path, capsys, scheme):
     output = tmp_path / "sprites"
