@@ -1,6 +1,6 @@
 /** @file Draws the memory's history into a canvas. */
 
-import { COLUMN, intoLanes, timeOf } from "./memory_data.mjs";
+import { COLUMN, COLUMNS, intoLanes, timeOf } from "./memory_data.mjs";
 import { formatDuration, formatSize, niceMaximum } from "./memory_format.mjs";
 
 /** @typedef {import("./memory_data.mjs").CurveName} CurveName */
@@ -12,7 +12,7 @@ import { formatDuration, formatSize, niceMaximum } from "./memory_format.mjs";
 /**
  * @typedef {object} Curve
  * @property {string} label
- * @property {boolean} isHost drawn on the right axis where the device has one of its own
+ * @property {boolean} isHost drawn on the right axis where the device has memory of its own
  * @property {number[]} dash told apart without colours too
  */
 
@@ -39,6 +39,8 @@ export const CURVES = {
  * @property {Record<CurveName | "text" | "quiet" | "grid" | "span" | "edge" | "mark" | "surface", string>} colors
  */
 
+/** Only whole samples have this figure, not those of a node's start and end, which never have the driver's. */
+const GRAPHS = COLUMNS.indexOf("graphs_gib");
 const LANE_PX = 15;
 const AXIS_PX = 14;
 /** As wide as a digit is in the widest of the usual fonts. */
@@ -64,7 +66,9 @@ function shownSpans(scene) {
 export function layout(scene, width, height) {
   const shown = scene.store.rowsBetween(scene.from, scene.to);
   const curves = scene.curves.filter((name) => shown.some((row) => row[COLUMN[name]] !== null));
-  const hasBoth = curves.some((name) => CURVES[name].isHost) && curves.some((name) => !CURVES[name].isHost);
+  // The server leaves the driver's figure out where the GPU shares the system's RAM: all curves are parts of one pool, on one axis.
+  const isOnePool = shown.some((row) => typeof row[GRAPHS] === "number" && row[COLUMN.driver] === null);
+  const hasBoth = !isOnePool && curves.some((name) => CURVES[name].isHost) && curves.some((name) => !CURVES[name].isHost);
   const spans = shownSpans(scene);
   const stripHeight = spans.length ? (Math.max(...spans.map(({ lane }) => lane)) + 1) * LANE_PX + 3 : 0;
   const highestOf = (/** @type {boolean} */ isHost) => {

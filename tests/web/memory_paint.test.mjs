@@ -58,6 +58,15 @@ test("the host has the right axis only beside a device", () => {
   assert.deepEqual([one.hasBoth, one.curves, one.maximum(false)], [false, ["ram", "process"], 100]);
 });
 
+test("a GPU that shares the RAM has one axis with it", () => {
+  const one = scene();
+  one.store.merge({ rows: [[1, 1, 3, 4, null, 60, 7, 0], [2, 2, 3, 4, null, 60, 7, null]] });
+  assert.deepEqual([layout(one, 300, 100).hasBoth, layout(one, 300, 100).maximum(false)], [false, 100]);
+  const own = scene(); // at a node's start and end the driver is not asked
+  own.store.merge({ rows: [[1, 1, 3, 4, null, 60, 7, null], [2, 2, 3, 4, 5, 60, 7, 0]] });
+  assert.equal(layout(own, 300, 100).hasBoth, true);
+});
+
 test("long numbers have room beside the chart", () => {
   const device = scene({ unit: "MiB" });
   device.store.merge({ rows: [[1, 1, 3, 4, 5, 900, 7]] });

@@ -201,7 +201,7 @@ def batch_sampler(steps: int, cfg: float, count: tuple[str, str] | None = None, 
     else:
         inputs = {"positive": ("prompts", "positive"), "negative": ("prompts", "negative"), "count": count}
     inputs = {"model": ("optimize_model", "model"), **inputs}
-    return Node("BatchSpriteSampler", "Draw the batch", widgets, inputs, width=300, height=640)
+    return Node("BatchSpriteSampler", "Draw the batch", widgets, inputs, width=300, height=620)
 
 
 def measure_group(top: int, value: tuple[str, str]) -> Group:
