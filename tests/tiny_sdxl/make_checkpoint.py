@@ -7,7 +7,11 @@ ComfyUI.
 
 import argparse
 import os
+import sys
 from pathlib import Path
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent))  # portable ComfyUI's Python looks for no modules beside a script
 
 import torch
 from join import MANIFEST, WEIGHTS, join_parts

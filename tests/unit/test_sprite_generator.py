@@ -1,6 +1,7 @@
 """The procedural sprites that the tiny SDXL learns from: reproducible, few colours, hard pixels, captions that say what is shown."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -112,3 +113,10 @@ def test_parts_are_joined_only_if_they_are_the_right_ones(tmp_path):
     with pytest.raises(ValueError, match="SHA-256"):
         join.join_parts(tmp_path / "parts", tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["whole"]
+
+
+def test_portable_comfyuis_python_makes_the_checkpoint():
+    """It is isolated, as by -I, and looks for no modules beside a script."""
+    script = [sys.executable, "-I", str(TINY_SDXL / "make_checkpoint.py"), "--help"]
+    done = subprocess.run(script, capture_output=True, encoding="utf-8", timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
