@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from comfy_on_gpu import PACK_ROOT, load_pack
 
 load_pack()
 from fast_sprites.nodes.benchmark.bench import graphs  # noqa: E402
-from fast_sprites.nodes.benchmark.bench.statistics import paired_ratio  # noqa: E402
+from fast_sprites.nodes.benchmark.bench.statistics import MIN_RATIOS, paired_ratio  # noqa: E402
 from fast_sprites.nodes.benchmark.client import ComfyClient, History, connect  # noqa: E402
 from fast_sprites.nodes.benchmark.server import ComfyServer, ServerSetup, known_flags  # noqa: E402
 
@@ -90,17 +91,28 @@ class Routes:
         async with self._session.post("/fast-sprites/reset", json={}) as response:
             response.raise_for_status()
 
+    async def draw(self, graph: graphs.Graph) -> dict[str, Any]:
+        """Draw without a WebSocket, for one alone makes a server sample that was watched within the last 90 s."""
+        async with self._session.post("/prompt", json={"prompt": graph, "extra_data": {"preview_method": "none"}}) as response:
+            response.raise_for_status()
+            prompt_id = (await response.json())["prompt_id"]
+        # Not the job, for which ComfyUI copies its whole history each time.
+        while (await self.get("/prompt"))["exec_info"]["queue_remaining"]:
+            await asyncio.sleep(0.25)
+        return await self.get(f"/api/jobs/{prompt_id}")
+
     async def last_sample(self) -> int:
         rows = (await self.get("/fast-sprites/history?limit=1"))["rows"]
         return rows[-1][0] if rows else 0
 
     async def wait_until_nobody_watches(self) -> None:
         """The server samples on for a moment after the last tab is closed."""
-        while True:
+        for _ in range(50):
             before = await self.last_sample()
             await asyncio.sleep(0.6)  # it takes four samples a second
             if await self.last_sample() == before:
                 return
+        raise SystemExit("Somebody watches this server's memory: close every page of it.")
 
 
 @asynccontextmanager
@@ -149,13 +161,16 @@ def batch_graph(seed: int, *, probed: bool) -> graphs.Graph:
 
 async def draw(address: str, routes: Routes, seed: int, *, watched: bool) -> dict[str, Any]:
     """One run: seconds by the server's clock, and how many samples a second it took meanwhile."""
-    async with connect(address) as client, contextlib.AsyncExitStack() as stack:
-        if watched:
-            await stack.enter_async_context(open_tab(routes))
-        job = await run(client, batch_graph(seed, probed=watched))
-        start, end = job["execution_start_time"] / 1000, job["execution_end_time"] / 1000
-        rows = (await routes.get("/fast-sprites/history"))["rows"]
-        samples = sum(start <= row[1] <= end for row in rows)
+    graph = batch_graph(seed, probed=watched)
+    if watched:
+        async with connect(address) as client, open_tab(routes):
+            job = await run(client, graph)
+    else:
+        job = await routes.draw(graph)
+    assert job["status"] == "completed", job
+    start, end = job["execution_start_time"] / 1000, job["execution_end_time"] / 1000
+    rows = (await routes.get("/fast-sprites/history"))["rows"]
+    samples = sum(start <= row[1] <= end for row in rows)
     await routes.wait_until_nobody_watches()
     side = "watched" if watched else "alone"
     return {"side": side, "seed": seed, "server_s": end - start, "samples_per_s": round(samples / (end - start), 1)}
@@ -166,9 +181,7 @@ async def run(client: ComfyClient, graph: graphs.Graph) -> dict[str, Any]:
     prompt_id = await client.queue(graph, extra_data={"preview_method": "none"})
     async for _ in client.follow(prompt_id):
         pass
-    job = await client.job(prompt_id)
-    assert job["status"] == "completed", job
-    return job
+    return await client.job(prompt_id)
 
 
 def nvidia_smi_gib() -> float | None:
@@ -245,8 +258,8 @@ def show(gib: float | None) -> str:
     return "      -" if gib is None else f"{gib:7.3f}"
 
 
-async def measure_points(address: str, routes: Routes) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The six points, and the rows of the node table of the runs that led to them."""
+async def measure_points(address: str, routes: Routes, record: dict[str, Any]) -> None:
+    """The six points, and the rows of the node table of the runs that led to them, into the record one by one."""
     async with connect(address) as client:
         await client.free()
         for _ in range(100):
@@ -254,7 +267,7 @@ async def measure_points(address: str, routes: Routes) -> tuple[list[dict[str, A
                 break
             await asyncio.sleep(0.1)
         await routes.reset_peak()
-        points, nodes = [], []
+        points, nodes = record["points"], record["nodes"] = [], []
         for point in ("start", *POINTS):
             said: dict[str, Any] | None = None
             if point != "start":
@@ -275,6 +288,7 @@ async def measure_points(address: str, routes: Routes) -> tuple[list[dict[str, A
                 row["difference_pct"] = round((row["route"]["driver_gib"] / smi - 1) * 100, 3)
                 difference = f"  nvidia-smi {show(smi)}  difference {row['difference_pct']:+.2f} %"
             points.append(row)
+            save(record)
             at = said or row["route"]
             print(
                 f"{point:20} active {show(at['active_gib'])}  reserved {show(at['reserved_gib'])}  driver {show(at['driver_gib'])}  "
@@ -282,7 +296,6 @@ async def measure_points(address: str, routes: Routes) -> tuple[list[dict[str, A
                 f"process {show(at['process_gib'])} | after: driver {show(row['route']['driver_gib'])}{difference}",
                 flush=True,
             )
-    return points, nodes
 
 
 def print_nodes(rows: list[dict[str, Any]]) -> None:
@@ -295,8 +308,8 @@ def print_nodes(rows: list[dict[str, Any]]) -> None:
         )
 
 
-async def measure_slowdown(address: str, routes: Routes) -> dict[str, Any]:
-    """Runs in turn, and how much slower the watched ones were."""
+async def measure_slowdown(address: str, routes: Routes, record: dict[str, Any]) -> None:
+    """Runs in turn, and how much slower the watched ones were, into the record after each round."""
     seed = time.time_ns() % 10**12  # results of an earlier measurement on the same server are no use
     for watched in (False, True):
         print("warm-up", await draw(address, routes, seed := seed + 100, watched=watched), flush=True)
@@ -309,46 +322,55 @@ async def measure_slowdown(address: str, routes: Routes) -> dict[str, Any]:
         for watched in (False, True) if number % 2 == 0 else (True, False):
             runs.append(await draw(address, routes, seed := seed + 100, watched=watched))
             print(runs[-1], flush=True)
-    alone, watched_s = ([one["server_s"] for one in runs if one["side"] == side] for side in ("alone", "watched"))
-    ratio = paired_ratio(alone, watched_s)
-    rounds = [round((b / a - 1) * 100, 2) for a, b in zip(alone, watched_s, strict=True)]
-    found = {
-        "runs": runs,
-        "median_alone_s": statistics.median(alone),
-        "median_watched_s": statistics.median(watched_s),
-        "slowdown_pct": round((statistics.median(watched_s) / statistics.median(alone) - 1) * 100, 2),
-        "slowdown_of_each_round_pct": rounds,
-        "mean_slowdown_pct": round((ratio.value - 1) * 100, 2),
-        "interval_999_pct": [round((edge - 1) * 100, 2) for edge in (ratio.low, ratio.high)],
-        "spread_alone_pct": round((max(alone) / min(alone) - 1) * 100, 2),
-    }
+        record["slowdown"] = slowdown(runs)
+        save(record)
+    found = record["slowdown"]
+    rounds = found["slowdown_of_each_round_pct"]
     print(
         f"\nalone {found['median_alone_s']:.3f} s, with probe and tab {found['median_watched_s']:.3f} s: {found['slowdown_pct']:+.2f} % "
         f"(rounds {min(rounds):+.2f} to {max(rounds):+.2f} %, 99.9 % interval {found['interval_999_pct']} %; "
         f"runs alone differ by {found['spread_alone_pct']:.2f} %)\n",
         flush=True,
     )
-    return found
+
+
+def slowdown(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the runs so far say."""
+    alone, watched_s = ([one["server_s"] for one in runs if one["side"] == side] for side in ("alone", "watched"))
+    ratio = paired_ratio(alone, watched_s)
+    rounds = [round((b / a - 1) * 100, 2) for a, b in zip(alone, watched_s, strict=True)]
+    return {
+        "runs": runs,
+        "median_alone_s": statistics.median(alone),
+        "median_watched_s": statistics.median(watched_s),
+        "slowdown_pct": round((statistics.median(watched_s) / statistics.median(alone) - 1) * 100, 2),
+        "slowdown_of_each_round_pct": rounds,
+        "mean_slowdown_pct": round((ratio.value - 1) * 100, 2),
+        "interval_999_pct": None if len(alone) < MIN_RATIOS else [round((edge - 1) * 100, 2) for edge in (ratio.low, ratio.high)],
+        "spread_alone_pct": round((max(alone) / min(alone) - 1) * 100, 2),
+    }
+
+
+def save(record: dict[str, Any]) -> None:
+    """Write what is measured so far, so that a run that is cut off leaves it."""
+    if args.json:
+        args.json.write_text(json.dumps(record, indent=1) + "\n")
 
 
 async def main(address: str) -> None:
     async with aiohttp.ClientSession(address) as session:
         routes = Routes(session)
         stats = await routes.get("/system_stats")
-        slowdown = await measure_slowdown(address, routes)
-        points, nodes = await measure_points(address, routes)
-        print_nodes(nodes)
         record = {
             "device": stats["devices"][0]["name"],
             "versions": {name: stats["system"][name] for name in ("comfyui_version", "python_version", "pytorch_version")},
             **{name: getattr(args, name) for name in ("count", "size", "steps")},
-            "slowdown": slowdown,
-            "points": points,
-            "nodes": nodes,
         }
-    if args.json:
-        args.json.write_text(json.dumps(record, indent=1) + "\n")
+        await measure_slowdown(address, routes, record)
+        await measure_points(address, routes, record)
+        print_nodes(record["nodes"])
 
 
+signal.signal(signal.SIGTERM, signal.default_int_handler)  # of timeout(1): a server of its own is stopped then, too
 with server() as started:
     asyncio.run(main(started))
