@@ -116,7 +116,7 @@ def speed_up(base: SideRecord, side: SideRecord) -> str:
         return f"{base.name} drew nothing"
     ratio = statistics.paired_ratio(base.times_s, side.times_s)
     if ratio.verdict == "too few runs":
-        return f"{1 / ratio.value:.2f}x (one round: no interval)"
+        return f"{1 / ratio.value:.2f}x (fewer than {statistics.MIN_RATIOS} rounds: no interval)"
     high = f"{1 / ratio.low:.2f}" if ratio.low > 0.001 else "any"
     return f"{1 / ratio.value:.2f}x ({1 / ratio.high:.2f} to {high}): {ratio.verdict}"
 

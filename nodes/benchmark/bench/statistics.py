@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LEVEL = 0.95
+MIN_RATIOS = 3  # of two, Student's t makes an interval that tells nothing (its factor is 637)
 SMALLEST_EFFECT = 0.01  # ratios nearer to 1 are called no difference, however many runs were made
 
 # Student's t, two-sided 99.9 %, for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook, 1.3.6.7.2); then the normal's.
@@ -55,7 +56,7 @@ class Ratio:
     """How many times as long the one takes as the other, with its 99.9 % interval.
 
     `verdict` is "slower" or "faster" where the interval lies wholly on one side of 1 and the ratio differs from 1 by at least
-    `SMALLEST_EFFECT`, "no difference" where that is not shown, and "too few runs" for fewer than two.
+    `SMALLEST_EFFECT`, "no difference" where that is not shown, and "too few runs" for fewer than `MIN_RATIOS`.
     """
 
     value: float
@@ -78,8 +79,8 @@ def paired_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
     Student's t on the logarithms of the rounds' ratios; a slow spell within one round widens the interval.
     """
     logs = [math.log(b / a) for a, b in zip(base, other, strict=False)]
-    if len(logs) < 2:
-        value = math.exp(logs[0]) if logs else math.nan
+    if len(logs) < MIN_RATIOS:
+        value = math.exp(statistics.mean(logs)) if logs else math.nan
         return Ratio(value, 0.0, math.inf)
     centre = statistics.mean(logs)
     margin = _t_999(len(logs) - 1) * statistics.stdev(logs) / math.sqrt(len(logs))
@@ -88,7 +89,7 @@ def paired_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
 
 def unpaired_ratio(base: Sequence[float], other: Sequence[float]) -> Ratio:
     """The ratio other/base of runs of two sessions (Welch's t on logarithms)."""
-    if min(len(base), len(other)) < 2:
+    if min(len(base), len(other)) < MIN_RATIOS:
         value = statistics.median(other) / statistics.median(base) if base and other else math.nan
         return Ratio(value, 0.0, math.inf)
     logs = [[math.log(value) for value in values] for values in (base, other)]

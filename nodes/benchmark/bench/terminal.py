@@ -21,7 +21,7 @@ class PlainProgress:
     def scenario_started(self, scenario: ScenarioRecord, number: int, total: int, budget_s: float) -> None:
         """Print the scenario's heading."""
         self.end = time.monotonic() + budget_s
-        self.say(f"[{number}/{total}] {scenario.name}: {scenario.title}, up to {budget_s:.0f} s")
+        self.say(f"[{number}/{total}] {scenario.name}: {scenario.title}, {budget_s:.0f} s and at least one round")
 
     def run_done(self, side: SideRecord, kind: str, run: Run) -> None:
         """Print one run and the time left for its scenario."""

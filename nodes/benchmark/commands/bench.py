@@ -128,7 +128,13 @@ def _add_measuring(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--steps", type=int, metavar="N", help="steps instead of the workflow's")
     what.add_argument("--cfg", type=float, metavar="X", help="guidance instead of the workflow's")
     how = parser.add_argument_group("how it is measured")
-    how.add_argument("--budget-s", type=float, metavar="S", default=600.0, help="seconds for the whole benchmark (default 600)")
+    how.add_argument(
+        "--budget-s",
+        type=float,
+        metavar="S",
+        default=600.0,
+        help="seconds for the whole benchmark (default 600), shared evenly by the scenarios; each gets a round at least, however long",
+    )
     how.add_argument(
         "--tight-pct", type=float, metavar="PCT", default=1.0, help="stop when medians are known within this (default 1)"
     )

@@ -252,7 +252,7 @@ def test_lines_tell_a_disturbance_once(capsys: pytest.CaptureFixture[str]):
             run.disturbances = ["the card was slowed down by the power brake"]
             shown.run_done(side, "run", run)
     lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == "[1/1] single: the scenario single, up to 60 s"
+    assert lines[0] == "[1/1] single: the scenario single, 60 s and at least one round"
     assert [line for line in lines if "disturbed" in line] == ["  disturbed: the card was slowed down by the power brake"]
 
 

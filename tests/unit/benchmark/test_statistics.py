@@ -66,7 +66,7 @@ def test_a_ratio_of_exact_times_is_exact():
     found = paired_ratio([1.0, 2.0, 4.0], [0.5, 1.0, 2.0])
     assert (found.value, found.low, found.high) == pytest.approx((0.5, 0.5, 0.5))
     assert found.verdict == "faster"
-    assert unpaired_ratio([1.0, 1.0], [2.0, 2.0]).verdict == "slower"
+    assert unpaired_ratio([1.0] * 3, [2.0] * 3).verdict == "slower"
 
 
 def test_what_slows_a_whole_round_cancels_out():
@@ -80,14 +80,16 @@ def test_what_slows_a_whole_round_cancels_out():
     assert unpaired_ratio(base, other).verdict == "no difference"
 
 
-def test_too_few_runs_say_so():
-    assert paired_ratio([1.0], [2.0]).verdict == "too few runs"
-    assert unpaired_ratio([1.0, 1.1], [2.0]).verdict == "too few runs"
+@pytest.mark.parametrize("runs", [[2.0], [2.0, 2.0]])
+def test_too_few_runs_say_so(runs: list[float]):
+    found = paired_ratio([1.0] * len(runs), runs)
+    assert (found.verdict, found.value) == ("too few runs", pytest.approx(2.0))
+    assert unpaired_ratio([1.0, 1.1, 1.2], runs).verdict == "too few runs"
     assert math.isnan(paired_ratio([], []).value)
 
 
-def test_two_wild_rounds_show_nothing():
-    assert paired_ratio([1.0, 1.0], [0.5, 2.1]).verdict == "no difference"
+def test_three_wild_rounds_show_nothing():
+    assert paired_ratio([1.0, 1.0, 1.0], [0.5, 2.1, 0.8]).verdict == "no difference"
 
 
 def test_less_than_a_percent_is_no_difference():
