@@ -31,9 +31,10 @@ def describe_model(patcher: Any) -> dict[str, Any]:
     transformer_options = patcher.model_options.get("transformer_options", {})
     attention_lacks = lacking("attention")
     if not attention_lacks:
+        function = core_attention_function()  # a partial, of some packs
         facts |= {
             "attention_functions": tuple(sorted(core_attention.REGISTERED_ATTENTION_FUNCTIONS)),
-            "core_attention": core_attention.optimized_attention.__name__.removeprefix("attention_"),
+            "core_attention": getattr(function, "__name__", type(function).__name__).removeprefix("attention_"),
         }
     return facts | {
         "engine_lacks": lacking("engine"),
@@ -200,7 +201,8 @@ def conditioning_is_constant(guider: Any, transformer_options: dict[str, Any]) -
     options = guider.model_options
     if any(options.get(name) for name in _BETWEEN_CONDS_AND_UNET) or "apply_model" in vars(guider.model_patcher.model):
         return False
-    if any(getattr(samplers, name).__globals__ is not vars(samplers) for name in ("sampling_function", "calc_cond_batch")):
+    functions = samplers.sampling_function, samplers.calc_cond_batch
+    if any(getattr(function, "__globals__", None) is not vars(samplers) for function in functions):
         return False  # another pack's, for all models
     for kind in (
         patcher_extension.WrappersMP.APPLY_MODEL,

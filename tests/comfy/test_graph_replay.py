@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from .optimized import (
+    COPIED_LORA_KEYS,
     STEPS,
     TOLERANCE,
     StandInGraph,
@@ -104,6 +105,25 @@ def test_fp16_sums_of_one_run_are_not_replayed_in_another(comfyui, optimized, gr
         matmul.allow_fp16_accumulation = False
     assert graphs.captures == 2 * CAPTURED
     sample(comfyui, optimized, conds)
+    assert graphs.captures == 2 * CAPTURED
+
+
+def test_steps_outside_of_inference_mode(comfyui, tiny_sdxl, optimized, graphs, conds, on_demand):
+    """Packs that guide by gradients leave it, and packs that draw in a thread of their own were never in it."""
+
+    def outside(apply_model: Any, args: dict[str, Any]) -> torch.Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return apply_model(args["input"], args["timestep"], **args["c"])
+
+    stock, ours = tiny_sdxl.model.clone(), optimized.clone()
+    stock.set_model_unet_function_wrapper(outside)
+    ours.set_model_unet_function_wrapper(outside)
+    check_equal(comfyui, optimized, tiny_sdxl.model, conds)
+    ours_with, stock_with = (with_lora(model, 0.7, keys=COPIED_LORA_KEYS) for model in (ours, stock))
+    check_equal(comfyui, ours_with, stock_with, conds)
+    assert graphs.captures == CAPTURED
+    check_equal(comfyui, ours, stock, conds, width=64)
+    check_equal(comfyui, optimized, tiny_sdxl.model, conds, width=64)
     assert graphs.captures == 2 * CAPTURED
 
 

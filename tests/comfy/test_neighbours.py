@@ -1,5 +1,6 @@
 """OptimizeModel beside the patches of other packs: stock's picture with that patch, or a refusal that names it."""
 
+import functools
 from typing import Any
 
 import pytest
@@ -133,6 +134,19 @@ def test_what_is_replaced_for_all_models_between_two_runs_of_one(comfyui, tiny_s
         add(optimized, patches)
         assert relative_error(sample(comfyui, optimized, conds, **SMALL), expected) < TOLERANCE
     assert relative_error(sample(comfyui, optimized, conds, **SMALL), plain) < TOLERANCE
+
+
+def test_functions_for_all_models_may_be_partials(comfyui, pack_nodes, tiny_sdxl, optimized, watch, conds, monkeypatch):
+    """Partials have no name and no module."""
+    import comfy.samplers
+    from comfy.ldm.modules import attention
+
+    monkeypatch.setattr(comfy.samplers, "sampling_function", functools.partial(comfy.samplers.sampling_function))
+    monkeypatch.setattr(attention, "optimized_attention", functools.partial(attention.optimized_attention))
+    assert "attention: ComfyUI's partial" in optimize(pack_nodes, tiny_sdxl.model)[1]
+    expected = sample(comfyui, tiny_sdxl.model, conds, **SMALL)
+    assert relative_error(sample(comfyui, optimized, conds, **SMALL), expected) < TOLERANCE
+    assert watch.count > 0
 
 
 @pytest.mark.parametrize("yields", [True, False])

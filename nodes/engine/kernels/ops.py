@@ -54,7 +54,8 @@ class Arena:
         return block[: count * dtype.itemsize].view(dtype).view(tuple(shape))
 
     def _make(self, nbytes: int, device: torch.device) -> Tensor:
-        block = torch.empty(nbytes, dtype=torch.uint8, device=device)
+        with torch.inference_mode(False):  # a later capture may be outside of it (CapturedForward)
+            block = torch.empty(nbytes, dtype=torch.uint8, device=device)
         self._idle_count = torch._C._storage_Use_Count(block.untyped_storage()._cdata)
         self._blocks.append(block)
         self._blocks.sort(key=Tensor.numel)

@@ -96,20 +96,22 @@ class CapturedForward:
 
         `arena_sizes` are the blocks that an earlier capture of the same shape took, if there was one.
         """
-        self._inputs = [x.clone(), timesteps.clone(), context.clone()]
-        self._y = None if y is None else y.clone()
-        self._control = (
-            None if control is None else {k: [None if t is None else t.clone() for t in v] for k, v in control.items()}
-        )
+        # A later run may be outside of inference mode, where torch does not let its tensors be written to.
+        with torch.inference_mode(False), torch.no_grad():
+            self._inputs = [x.clone(), timesteps.clone(), context.clone()]
+            self._y = None if y is None else y.clone()
+            self._control = (
+                None if control is None else {k: [None if t is None else t.clone() for t in v] for k, v in control.items()}
+            )
+            self._output = torch.empty_like(x[:, : forward.layout.out[2].out_channels])
+            # Keys and values live as long as the graphs, so they are no part of the arena.
+            self._cross: KeysValues = forward.cross_buffers(context)
         self._control_inputs = control_tensors(self._control)
-        self._output = torch.empty_like(x[:, : forward.layout.out[2].out_channels])
         self._context_key: Hashable = None
         self._context_graph = torch.cuda.CUDAGraph()
         self._graph = torch.cuda.CUDAGraph()
         stream = capture_stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
-        # Keys and values live as long as the graphs, so they are no part of the arena.
-        self._cross: KeysValues = forward.cross_buffers(context)
         try:
             with torch.cuda.stream(stream), forward.ops.allocating_from(arena):
                 # Blocks made late in one pass are taken early in the next, so it takes passes until none is missing.

@@ -42,6 +42,8 @@ class OwnWeights:
         tensors = *quantized, *self.plain.values(), *self.biases.values()
         return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def take(self, group: Group, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
         """Copy the group's `weights` [N, K, ...] and `biases` over what was there."""
         first = group[0]

@@ -26,6 +26,8 @@ class PreparedWeights:
     need none; `offsets` are what a reader of the tokens has to add to take back those that are not due yet.
     """
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def __init__(self, layout: UNetLayout, weights: Weights, own: OwnWeights):
         self._layout = layout
         self.own = own
