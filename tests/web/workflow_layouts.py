@@ -201,7 +201,7 @@ def batch_sampler(steps: int, cfg: float, count: tuple[str, str] | None = None, 
     else:
         inputs = {"positive": ("prompts", "positive"), "negative": ("prompts", "negative"), "count": count}
     inputs = {"model": ("optimize_model", "model"), **inputs}
-    return Node("BatchSpriteSampler", "Draw the batch", widgets, inputs, width=300, height=620)
+    return Node("BatchSpriteSampler", "Draw the batch", widgets, inputs, width=300, height=640)
 
 
 def measure_group(top: int, value: tuple[str, str]) -> Group:
@@ -238,7 +238,7 @@ def batch_optimized() -> Workflow:
             optimize_model_group(),
             prompt_group(450, SPRITE_PROMPT, SPRITE_NEGATIVE, below="optimize_model"),
             optimize_vae_group(980),
-            sample_group(350, batch_sampler(20, 8.0)),
+            sample_group(330, batch_sampler(20, 8.0)),
             measure_group(300, ("sample", "latent")),
             decode_group(930, 350, ("probe", "value"), ("optimize_vae", "vae"), "batch"),
         ],
