@@ -264,20 +264,22 @@ def _installed_attention(
 def _cudnn_autotune(settings: ModelSettings, machine: MachineFacts) -> Decision:
     name = "cuDNN autotune"
     if settings.cudnn_autotune == "off":
-        return Decision.kept(name, "off, as chosen")
+        return Decision.kept(name, "not turned on, as chosen")
     if machine.device_type != "cuda":
         return Decision.refused(name, f"needs a CUDA device, this is {machine.device_name}")
     if settings.cudnn_autotune == "auto":
-        return Decision.kept(name, "off: it gains at most a few percent and may ask for workspaces as large as the card")
+        return Decision.kept(
+            name, "not turned on: it gains at most a few percent and may ask for workspaces as large as the card"
+        )
     return Decision.done(name, "on for the sampling run only")
 
 
 def _fp16_accumulation(settings: ModelSettings, machine: MachineFacts, compute_dtype: str) -> Decision:
     name = "fp16 accumulation"
     if settings.fp16_accumulation == "off":
-        return Decision.kept(name, "off, as chosen")
+        return Decision.kept(name, "not turned on, as chosen")
     if settings.fp16_accumulation == "auto":
-        return Decision.kept(name, "off: near-lossless, so never chosen by auto")
+        return Decision.kept(name, "not turned on: near-lossless, so never chosen by auto")
     if machine.device_type != "cuda":
         return Decision.refused(name, f"needs a CUDA device, this is {machine.device_name}")
     if machine.torch_version < (2, 7):
