@@ -330,7 +330,8 @@ def test_curves_and_words_stand_out(fresh: ComfyPage, theme: str, vue_nodes: boo
         )
         surface = style.pop("surface")
         found.append(("text on a span", style["text"], style.pop("span"), TEXT_CONTRAST))
-        found += [(n, c, surface, TEXT_CONTRAST if n in ("text", "quiet") else GRAPHICS_CONTRAST) for n, c in style.items()]
+        words = ("text", "quiet", "ram")  # the numbers of the right axis are written in the last
+        found += [(n, c, surface, TEXT_CONTRAST if n in words else GRAPHICS_CONTRAST) for n, c in style.items()]
     colors = page.evaluate(
         f"""() => [...document.querySelector('{SIDEBAR}').shadowRoot.querySelectorAll("h2, h3, th, td, li, button, #device")]
             .map(part => [part.id || part.localName, getComputedStyle(part).color,
