@@ -282,8 +282,10 @@ function paintSpans(context, scene, plot, x, spans) {
 function fitted(context, text, width) {
   const whole = context.measureText(text).width;
   if (whole <= width) return text;
-  const numLetters = Math.floor((text.length * width) / whole) - 1;
-  return numLetters < 3 ? "" : `${text.slice(0, numLetters)}\u2026`;
+  const letters = [...text];
+  letters.length = Math.floor((letters.length * width) / whole);
+  while (letters.length >= 3 && context.measureText(`${letters.join("")}\u2026`).width > width) letters.pop();
+  return letters.length < 3 ? "" : `${letters.join("")}\u2026`;
 }
 
 /**

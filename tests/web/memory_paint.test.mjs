@@ -94,6 +94,22 @@ test("nodes, marks and the cursor are drawn, and titles fit", () => {
   assert.equal(context.calls.filter(([name]) => name === "fillRect").length, 2);
 });
 
+test("a title of wide and narrow letters stays within its node, and no letter is halved", () => {
+  const title = "\u52c7\u8005\u306e\u5263\u{1f5e1}\u52c7\u8005\u306e\u5263 in front of a castle";
+  const described = scene({ titleOf: () => title });
+  const spans = [{ node_id: "1", class_type: "K", start_s: 0, end_s: 2 }];
+  described.store.merge({ rows: [], runs: [{ run: 1, start_s: 0, end_s: 10, num_left_out: 0, spans }] });
+  const context = recorder();
+  const widthOf = (/** @type {string} */ text) => [...text].reduce((sum, letter) => sum + (letter > "\u2fff" ? 12 : 4), 0);
+  context.measureText = (/** @type {string} */ text) => ({ width: widthOf(text) });
+  paint(context, described, 400, 120);
+  const [, , , room] = /** @type {any[]} */ (context.calls.find(([name]) => name === "fillRect"));
+  const drawn = context.calls.flatMap(([name, text]) => (name === "fillText" && /\u52c7/.test(String(text)) ? [String(text)] : []));
+  assert.equal(drawn.length, 1);
+  assert.ok(widthOf(drawn[0]) <= room, `${widthOf(drawn[0])} in ${room}`);
+  assert.ok(title.startsWith(drawn[0].slice(0, -1)) && drawn[0].isWellFormed());
+});
+
 test("a mark at an edge is drawn whole, one outside not at all", () => {
   const context = recorder();
   paint(context, scene({ marks: [-0.01, 0, 10, 10.01], cursor: 11 }), 300, 100);
