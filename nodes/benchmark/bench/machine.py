@@ -7,9 +7,9 @@ import shutil
 import statistics
 import subprocess
 import threading
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from ...engine.memory.nvml import memory_info
@@ -20,7 +20,11 @@ INTERVAL_S = 0.1
 BUSY_LOAD = 1.25  # waiting programs for each CPU over the last minute; the server itself may keep all of them busy
 # nvmlClocksEventReason* of nvml.h that tell of trouble; the others (idle, application clocks, power cap) are normal.
 BAD_REASONS = {0x08: "a hardware slowdown", 0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "the power brake"}
-Reading = tuple[int, int, float, float, int, int]  # SM MHz, degrees C, W, GiB used, reasons, computing processes
+# SM MHz, degrees C, W, GiB used, reasons, computing processes; None for what a card does not tell: GB10 its memory, laptops their power
+Reading = tuple[int | None, int | None, float | None, float | None, int | None, int | None]
+
+
+Told = TypeVar("Told")
 
 
 class DeviceReader(Protocol):
@@ -31,7 +35,7 @@ class DeviceReader(Protocol):
         ...
 
     def read(self) -> Reading | None:
-        """The card now, None if it does not answer."""
+        """The card now, None if it tells nothing."""
         ...
 
 
@@ -47,17 +51,18 @@ class Watched:
         """Their summary: the median clock, the rest at its highest; None without readings."""
         if not self.readings:
             return None
-        clocks, degrees, watts, used, reasons, processes = zip(*self.readings, strict=True)
+        told = [[value for value in values if value is not None] for values in zip(*self.readings, strict=True)]
+        clocks, degrees, watts, used, reasons, processes = told
         seen = 0
         for mask in reasons:
-            seen |= mask
+            seen |= int(mask)
         return DeviceSample(
-            sm_clock_mhz=int(statistics.median(clocks)),
-            temperature_c=max(degrees),
-            power_w=round(max(watts), 1),
-            used_gib=round(max(used), 3),
+            sm_clock_mhz=int(statistics.median(clocks)) if clocks else None,
+            temperature_c=int(max(degrees)) if degrees else None,
+            power_w=round(max(watts), 1) if watts else None,
+            used_gib=round(max(used), 3) if used else None,
             throttled_by=[name for bit, name in BAD_REASONS.items() if seen & bit],
-            other_processes=max(0, max(processes) - 1),
+            other_processes=max(0, int(max(processes)) - 1) if processes else 0,
         )
 
     def disturbances(self) -> list[str]:
@@ -148,16 +153,20 @@ class Nvml:
     def read(self) -> Reading | None:
         """The card now."""
         nvml, handle = self._nvml, self._handle
+        reading = (
+            self._told(lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
+            self._told(lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
+            self._told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+            self._told(lambda: memory_info(nvml, handle).used / GIB),
+            self._told(lambda: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
+            self._told(lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))),
+        )
+        return reading if any(value is not None for value in reading) else None
+
+    def _told(self, read: Callable[[], Told]) -> Told | None:
         try:
-            return (
-                nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM),
-                nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU),
-                nvml.nvmlDeviceGetPowerUsage(handle) / 1000,
-                memory_info(nvml, handle).used / GIB,
-                nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle),
-                len(nvml.nvmlDeviceGetComputeRunningProcesses(handle)),
-            )
-        except nvml.NVMLError:
+            return read()
+        except self._nvml.NVMLError:
             return None
 
 
@@ -169,7 +178,8 @@ def _nvml(device: Mapping[str, Any]) -> Nvml | None:
     try:
         pynvml.nvmlInit()
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        same = [handle for handle in handles if str(pynvml.nvmlDeviceGetName(handle)) in device["name"]]
+        # "cuda:0 NAME : allocator", in which an RTX 4060 is not to be taken for an RTX 4060 Ti
+        same = [handle for handle in handles if f" {pynvml.nvmlDeviceGetName(handle)} :" in f"{device['name']} :"]
     except pynvml.NVMLError:
         return None
     # CUDA_VISIBLE_DEVICES may renumber the server's cards; cards of one name are told apart by their number alone.
@@ -195,14 +205,17 @@ class NvidiaSmi:
     def read(self) -> Reading | None:
         """The card now."""
         found = self._ask("gpu", self.READING)
-        if not found:
+        if not found or len(found[0]) != len(self.READING.split(",")):
             return None
-        try:
-            clock, degrees, watts, used_mib, reasons = found[0]
-            num_processes = len(self._ask("compute-apps", "pid"))
-            return int(clock), int(degrees), float(watts), float(used_mib) / 1024, int(reasons, 16), num_processes
-        except ValueError:  # "[N/A]": the card does not tell
-            return None
+        clock, degrees, watts, used_mib, reasons = (_number(text) for text in found[0])
+        return (
+            None if clock is None else int(clock),
+            None if degrees is None else int(degrees),
+            watts,
+            None if used_mib is None else used_mib / 1024,
+            None if reasons is None else int(reasons),
+            len(self._ask("compute-apps", "pid")),
+        )
 
     def _ask(self, what: str, fields: str) -> list[list[str]]:
         command = [self._program, f"--query-{what}={fields}", "--format=csv,noheader,nounits", f"--id={self._index}"]
@@ -212,6 +225,14 @@ class NvidiaSmi:
             return []
         lines = done.stdout.splitlines() if done.returncode == 0 else []
         return [[field.strip() for field in line.split(",")] for line in lines]
+
+
+def _number(text: str) -> float | None:
+    """A decimal or hexadecimal number; None for "[N/A]", with which a card says that it does not tell."""
+    try:
+        return int(text, 16) if text.startswith("0x") else float(text)
+    except ValueError:
+        return None
 
 
 def _nvidia_smi(device: Mapping[str, Any]) -> NvidiaSmi | None:

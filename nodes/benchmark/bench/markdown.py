@@ -170,17 +170,25 @@ def _conditions(runs: list[Run]) -> str:
     devices = [run.device for run in runs if run.device]
     if not devices:
         return ""
-    clocks = [device.sm_clock_mhz for device in devices]
-    heat, power = max(device.temperature_c for device in devices), max(device.power_w for device in devices)
-    return f"the card ran at {min(clocks)} to {max(clocks)} MHz, up to {heat} degrees C and {power:.0f} W"
+    clocks = [device.sm_clock_mhz for device in devices if device.sm_clock_mhz is not None]
+    heat = [device.temperature_c for device in devices if device.temperature_c is not None]
+    power = [device.power_w for device in devices if device.power_w is not None]
+    words = [f"at {min(clocks)} to {max(clocks)} MHz"] if clocks else []
+    words += [f"up to {max(heat)} degrees C"] if heat else []
+    words += [f"up to {max(power):.0f} W"] if power else []
+    return f"the card ran {', '.join(words)}" if words else ""
 
 
 def disturbances(runs: list[Run]) -> list[list[str]]:
     """What may have slowed each run down; a clock can only be called low beside those of the other runs."""
-    clocks = [run.device.sm_clock_mhz for run in runs if run.device]
-    usual = statistics.median(clocks).value if clocks else 0.0
+    clocks = [run.device.sm_clock_mhz if run.device else None for run in runs]
+    told = [clock for clock in clocks if clock is not None]
+    usual = statistics.median(told).value if told else 0.0
     low = f"the card's clock was more than {1 - LOW_CLOCK:.0%} below its median"
-    return [run.disturbances + ([low] if run.device and run.device.sm_clock_mhz < LOW_CLOCK * usual else []) for run in runs]
+    return [
+        run.disturbances + ([low] if clock is not None and clock < LOW_CLOCK * usual else [])
+        for run, clock in zip(runs, clocks, strict=True)
+    ]
 
 
 def _same_as_before(sides: list[SideRecord]) -> Iterator[str]:

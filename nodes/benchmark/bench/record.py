@@ -23,12 +23,12 @@ class RecordError(PackError):
 
 @dataclass
 class DeviceSample:
-    """The card during a run, by its driver: the median clock, the rest at its highest."""
+    """The card during a run, by its driver: the median clock, the rest at its highest; None for what it does not tell."""
 
-    sm_clock_mhz: int
-    temperature_c: int
-    power_w: float
-    used_gib: float
+    sm_clock_mhz: int | None
+    temperature_c: int | None
+    power_w: float | None
+    used_gib: float | None
     throttled_by: list[str]
     """The driver's reasons to slow down that say something is wrong: heat, power brake, hardware."""
     other_processes: int

@@ -69,12 +69,24 @@ def test_nvidia_smi_stands_in_for_nvml():
 
 @needs_shell_scripts
 @pytest.mark.usefixtures("no_nvml")
-@pytest.mark.parametrize("answer", ["echo '[N/A], 64, 1, 1, 0x0'", "exit 9", "echo garbage"])
+@pytest.mark.parametrize("answer", ["exit 9", "echo garbage"])
 def test_a_card_that_does_not_tell_is_no_error(nvidia_smi: Path, answer: str):
     nvidia_smi.write_text(f"#!/bin/sh\n{answer}\n")
     with watch_device(LOOPBACK, H100).watching() as watched:
         time.sleep(0.3)
     assert watched.sample() is None
+
+
+@needs_shell_scripts
+@pytest.mark.usefixtures("no_nvml")
+def test_what_nvidia_smi_does_not_tell_costs_nothing_else(nvidia_smi: Path):
+    nvidia_smi.write_text(nvidia_smi.read_text().replace("688.25, 12288", "11.17, [N/A]"))
+    with watch_device(LOOPBACK, H100).watching() as watched:
+        while not watched.readings:
+            time.sleep(0.01)
+    sample = watched.sample()
+    assert sample is not None
+    assert (sample.sm_clock_mhz, sample.temperature_c, sample.power_w, sample.used_gib) == (1755, 64, 11.2, None)
 
 
 @pytest.mark.usefixtures("no_nvml")
@@ -174,6 +186,37 @@ def test_nvml_is_read_during_the_run(monkeypatch: pytest.MonkeyPatch):
     count = len(watched.readings)
     time.sleep(0.02)
     assert len(watched.readings) == count  # nothing reads on after the run
+
+
+@pytest.mark.parametrize(
+    ("silent", "field"),
+    [
+        ("nvmlDeviceGetMemoryInfo", "used_gib"),  # GB10
+        ("nvmlDeviceGetPowerUsage", "power_w"),
+        ("nvmlDeviceGetClockInfo", "sm_clock_mhz"),
+        ("nvmlDeviceGetTemperature", "temperature_c"),
+    ],
+)
+def test_what_nvml_does_not_tell_costs_nothing_else(monkeypatch: pytest.MonkeyPatch, silent: str, field: str):
+    nvml = FakeNvml()
+    setattr(nvml, silent, nvml.not_supported)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    monkeypatch.setattr(machine, "INTERVAL_S", 0.001)
+    with watch_device(LOOPBACK, H100).watching() as watched:
+        while not watched.readings:
+            time.sleep(0.001)
+    sample = watched.sample()
+    assert sample is not None
+    missing = {name for name, value in vars(sample).items() if value is None}
+    assert missing == {field}
+
+
+def test_a_card_is_not_taken_for_one_whose_name_begins_alike(monkeypatch: pytest.MonkeyPatch):
+    nvml = FakeNvml()
+    monkeypatch.setattr(nvml, "nvmlDeviceGetName", ["NVIDIA GeForce RTX 4060", "NVIDIA GeForce RTX 4060 Ti"].__getitem__)
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    stats = {"devices": [{"name": "cuda:0 NVIDIA GeForce RTX 4060 Ti : native", "type": "cuda", "index": 0}]}
+    assert watch_device(LOOPBACK, stats).limits()["name"] == "NVIDIA GeForce RTX 4060 Ti"
 
 
 def test_disturbances_are_named():
