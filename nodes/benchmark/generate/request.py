@@ -4,14 +4,13 @@ import dataclasses
 import functools
 import hashlib
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...engine.errors import BadInputError
 from ...engine.sprites.file_names import slug
-from ...engine.sprites.prompts import ALTERNATIVES, combinations, readings, sprite_prompt
+from ...engine.sprites.prompts import ALTERNATIVES, readings, sprite_prompt
 from ...engine.sprites.seeds import MAX_SEED, SEED_MODES, sprite_seeds
 
 MAX_COUNT = 10_000_000
@@ -68,7 +67,7 @@ class GenerateRequest:
         ):
             if value not in allowed:
                 raise BadInputError(f"{name} is {value!r}; allowed are {', '.join(allowed)}.")
-        _refuse_unreadable(self.lines)
+        assert self.lines
         assert self.seeds
 
     @functools.cached_property
@@ -102,17 +101,6 @@ class GenerateRequest:
     def workflow_sha256(self) -> str:
         """Hash of the workflow's content."""
         return hashlib.sha256(json.dumps(self.workflow, sort_keys=True).encode()).hexdigest()
-
-
-def _refuse_unreadable(lines: list[str]) -> None:
-    """Raise BadInputError for a line that one choice of alternatives makes blank or a comment: SpritePrompts would skip it."""
-    for line in lines:
-        # Any other first character is part of every reading.
-        for reading in combinations(line) if line.startswith("{") else ():
-            if re.match(r"\s*(#|$)", reading):
-                raise BadInputError(
-                    f"The prompt {line!r} can come out as {reading!r}, which is no prompt; write a word outside the braces."
-                )
 
 
 def read_prompts(path: Path) -> str:

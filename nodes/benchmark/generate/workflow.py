@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from ...engine.errors import BadInputError
 from ...engine.sprites.file_names import FORMATS
+from ...engine.sprites.prompts import written
 from ..client import ComfyClient
 from ..documents import is_graph
 from ..pack import WORKFLOWS
@@ -72,7 +73,11 @@ def job_graph(graph: Graph, nodes: SpriteNodes, job: Job) -> Graph:
     sprites = job.sprites
     first = graph[nodes.sampler]["inputs"].get("first_picture", 0)
     widgets = {
-        nodes.prompts: {"prompts": "\n".join(sprite.prompt for sprite in sprites), "count": len(sprites), "alternatives": "pick"},
+        nodes.prompts: {
+            "prompts": "\n".join(written(sprite.prompt) for sprite in sprites),
+            "count": len(sprites),
+            "alternatives": "pick",
+        },
         nodes.sampler: {
             "count": len(sprites),
             "seed": sprites[0].seed,

@@ -87,6 +87,12 @@ def _pick(line: str, draw: random.Random) -> str:
     return line
 
 
+def written(line: str) -> str:
+    """Return a line of prompts that is read as `line`, also where its alternatives left nothing, or what looks like a comment."""
+    line = line.strip()
+    return f"{{{line[:1]}}}{line[1:]}" if not line or line.startswith("#") else line
+
+
 def combinations(line: str) -> list[str]:
     """Return every reading of the line once, the last alternatives varying fastest; raises BadInputError above 4096."""
     # For the line and every pair of braces that is open: readings of the alternatives before this one, and of this one so far.

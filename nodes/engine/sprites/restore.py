@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .prompts import written
 from .seeds import EXACT_IN_BROWSERS
 
 SAMPLER_WIDGETS = (
@@ -40,7 +41,12 @@ def single_sprite_edits(
         wanted += [(socket, "BatchSpriteSampler", SAMPLER_WIDGETS, values) for socket in ("seeds", "sprites")]
     if line is not None:
         wanted.append(
-            ("prompts", "SpritePrompts", PROMPT_WIDGETS, {"prompts": line, "count": 1, "control_after_generate": "fixed"})
+            (
+                "prompts",
+                "SpritePrompts",
+                PROMPT_WIDGETS,
+                {"prompts": written(line), "count": 1, "control_after_generate": "fixed"},
+            )
         )
     inputs = prompt.get(save_node_id, {}).get("inputs", {})
     edits = [NodeEdit(save_node_id, SAVE_WIDGETS, {"first_index": index})] if "first_index" in inputs else []

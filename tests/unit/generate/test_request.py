@@ -58,8 +58,6 @@ def test_file_names_are_the_sprites_own():
     [
         ({"prompts": "\n# only this\n"}, "prompts holds no prompt"),
         ({"prompts": "{red|blue"}, "The braces in '{red|blue' do not pair"),
-        ({"prompts": "{red|}"}, "can come out as '', which is no prompt"),
-        ({"prompts": "{#ff0000|red} key"}, "can come out as '#ff0000 key'"),
         ({"count": -1}, "The count is -1"),
         ({"seed": -1}, "The seed is -1"),
         ({"seed_mode": "list", "seed_list": "1 2"}, "seed_list holds 2 seeds for 5 sprites"),

@@ -1,6 +1,13 @@
 import pytest
 from fast_sprites.nodes.engine.errors import BadInputError
-from fast_sprites.nodes.engine.sprites.prompts import combinations, join_parts, prompt_lines, shortest_period, sprite_prompts
+from fast_sprites.nodes.engine.sprites.prompts import (
+    combinations,
+    join_parts,
+    prompt_lines,
+    shortest_period,
+    sprite_prompts,
+    written,
+)
 
 
 def lines(prompts, count=0, seed=0, alternatives="pick"):
@@ -36,6 +43,14 @@ def test_alternatives_nest_and_may_be_empty():
     assert combinations("a{ {big|small}|} cat") == ["a big cat", "a small cat", "a cat"]
     assert combinations("{{a|b}|{c|d{e|f}}} | {g|h}") == [f"{x} | {y}" for x in ("a", "b", "c", "de", "df") for y in "gh"]
     assert set(lines("{x{1|2}|y}", count=50)) == {"x1", "x2", "y"}
+
+
+@pytest.mark.parametrize("line", ["sword", "{#ff0000|#00ff00} potion", "{|}", "{#|} a|b", "#"])
+@pytest.mark.parametrize("alternatives", ["pick", "every"])
+def test_what_alternatives_come_out_as_can_be_written_again(line, alternatives):
+    chosen = sprite_prompts(f"sword\n{line}\nshield" if line != "#" else "{#}", "icon", "", 3, 5, alternatives)
+    again = sprite_prompts("\n".join(written(prompt.line) for prompt in chosen), "icon", "", 3, 9, alternatives)
+    assert [prompt.text for prompt in again] == [prompt.text for prompt in chosen]
 
 
 def test_prefix_and_suffix_join_with_commas():

@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+from fast_sprites.nodes.engine.sprites.prompts import sprite_prompts
 from fast_sprites.nodes.engine.sprites.restore import edit_prompt, edit_workflow, is_page_graph, single_sprite_edits
 from fast_sprites.nodes.engine.sprites.seeds import sprite_seeds
 
@@ -76,6 +77,11 @@ def test_pictures_of_the_batch_are_counted_from_its_first(prompt, first, third):
     prompt["4"]["inputs"]["first_picture"] = first
     edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 2, 1, 77, None))
     assert edited["4"]["inputs"]["first_picture"] == third
+
+
+def test_a_line_that_would_be_read_as_a_comment_is_written_so_that_it_is_not(prompt):
+    edited = edit_prompt(prompt, single_sprite_edits(prompt, "9", 2, 1, None, "#ff0000 potion"))
+    assert [line.line for line in sprite_prompts(edited["3"]["inputs"]["prompts"], "", "", 1, 0, "pick")] == ["#ff0000 potion"]
 
 
 def test_browsers_graph_draws_that_sprite_alone(prompt, workflow):
