@@ -33,7 +33,8 @@ def add_parser(commands: Any) -> None:
     kinds = command.add_subparsers(dest="bench", required=True, metavar="KIND")
     _add_ours(_add_run(kinds, "run", "stock against ours, scenario by scenario", ["single", "batch8"], bench_measure.run))
     _add_run(kinds, "ladder", "stock, then one technique added at a time", ["single"], bench_measure.run_ladder)
-    scaling = kinds.add_parser("scaling", help="stock against ours from one picture a batch to many")
+    what = "stock against ours from one picture a batch to many"
+    scaling = kinds.add_parser("scaling", help=what, description=what[0].upper() + what[1:] + ".")
     scaling.add_argument(
         "--batches", nargs="+", type=int, metavar="N", default=list(BATCHES), choices=BATCHES, help=_default(BATCHES)
     )
@@ -56,7 +57,7 @@ def add_parser(commands: Any) -> None:
     )
     compare.set_defaults(run=bench_reports.run_compare)
 
-    report = kinds.add_parser("report", help="tables and plots from a record")
+    report = kinds.add_parser("report", help="tables and plots from a record", description="Tables and plots from a record.")
     report.add_argument("record", type=Path, metavar="RECORD", help="a JSON file that bench wrote")
     report.add_argument("--out", type=Path, nargs="+", metavar="FILE", default=[], help=".md, .png or .svg files to write")
     report.set_defaults(run=bench_reports.run_report)
