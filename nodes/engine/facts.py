@@ -63,8 +63,8 @@ def read_machine_facts(device: torch.device) -> MachineFacts:
 def _what_triton_lacks() -> str:
     is_windows = sys.platform == "win32"
     try:
-        import triton  # noqa: F401
-    except (ImportError, OSError) as error:  # also one that was built for another Python, or lacks a DLL
+        import triton.language  # noqa: F401
+    except (ImportError, OSError) as error:  # also one that was built for another Python, lacks a DLL, or left its folder behind
         if isinstance(error, ModuleNotFoundError) and error.name == "triton":
             return "is not installed" + (" (pip package triton-windows)" if is_windows else "")
         return f"cannot be imported ({str(error).partition(chr(10))[0]})"

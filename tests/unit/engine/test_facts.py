@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 from fast_sprites.nodes.engine import facts
 
+TRITON = ("triton", "triton.language")
 HEADERS = {"linux": "needs Python's C headers (Debian package python3-dev)"}
 HEADERS["win32"] = "needs Python's C headers (portable ComfyUI lacks the folders include and libs)"
 
@@ -23,7 +24,8 @@ def lacks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
         (folder / headers_of / "Python.h").touch()
         monkeypatch.delenv("CC", raising=False)
         monkeypatch.setattr(sys, "platform", platform)
-        monkeypatch.setitem(sys.modules, "triton", ModuleType("triton"))
+        for name in TRITON:
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
         monkeypatch.setattr(facts.shutil, "which", lambda name: name if name in programs else None)
         monkeypatch.setattr(sysconfig, "get_default_scheme", lambda: scheme)
         monkeypatch.setattr(sysconfig, "get_paths", lambda name=scheme: {"include": str(folder / name)})
@@ -51,21 +53,28 @@ def test_debians_own_python_has_its_headers_in_another_scheme(lacks: Callable[..
 
 
 def test_triton_that_is_not_there(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.delitem(sys.modules, "triton", raising=False)
+    for name in TRITON:
+        monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "platform", "win32")
     assert facts._what_triton_lacks() == "is not installed (pip package triton-windows)"
 
 
 @pytest.mark.parametrize(
-    "broken", ["from .gone import libtriton", "raise ImportError('DLL load failed while importing libtriton')"]
+    ("file", "text", "words"),
+    [
+        ("__init__.py", "from .gone import libtriton", "No module named 'triton.gone'"),
+        ("__init__.py", "raise ImportError('DLL load failed')", "DLL load failed"),
+        ("cache.txt", "", "No module named 'triton.language'"),
+    ],
+    ids=["another Python's", "without a DLL", "uninstalled"],
 )
-def test_triton_that_cannot_be_imported(broken: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    """Built for another Python, or without a DLL."""
+def test_triton_that_cannot_be_imported(file: str, text: str, words: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     (tmp_path / "triton").mkdir()
-    (tmp_path / "triton" / "__init__.py").write_text(broken, encoding="utf-8")
-    monkeypatch.delitem(sys.modules, "triton", raising=False)
-    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "triton" / file).write_text(text, encoding="utf-8")
+    for name in TRITON:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
     lacks = facts._what_triton_lacks()
-    assert lacks.startswith("cannot be imported (")
-    assert lacks.endswith(("'triton.gone')", "libtriton)"))
+    sys.modules.pop("triton", None)  # the folder that is left is imported
+    assert lacks == f"cannot be imported ({words})"
