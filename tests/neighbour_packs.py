@@ -301,6 +301,17 @@ def wrapper_of_a_run(model: Any, _patches: Any) -> None:
     model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "other", outer)
 
 
+def function_wrapper_of_a_sampler(model: Any, _patches: Any) -> None:
+    """Packs that hand their sampler other model options than the guider has."""
+    from comfy.patcher_extension import WrappersMP
+
+    def sample(executor: Any, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
+        options = {**extra_args["model_options"], "model_function_wrapper": change_context_every_step}
+        return executor(guider, sigmas, {**extra_args, "model_options": options}, *args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, "other", sample)
+
+
 def guidance_of_its_own(model: Any, _patches: Any) -> None:
     """Guidance packs: after CFG the model is asked again, with a prompt that was rewritten for this step."""
 
@@ -333,6 +344,7 @@ PACKS = {
     "DeepCache": Pack(deep_cache),
     "smZNodes, AutomaticCFG: sampling_function": Pack(sampling_function),
     "AnimateDiff-Evolved, WanVideoWrapper: wrapper of a run": Pack(wrapper_of_a_run),
+    "function wrapper of a sampler": Pack(function_wrapper_of_a_sampler),
     "guidance that asks again": Pack(guidance_of_its_own),
     "prompt scheduling": Pack(context_every_step),
 }

@@ -50,6 +50,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
         "comfy.patcher_extension:WrapperExecutor.new_class_executor",
         "comfy.patcher_extension:WrappersMP.CALC_COND_BATCH",
         "comfy.patcher_extension:WrappersMP.PREDICT_NOISE",
+        "comfy.patcher_extension:WrappersMP.SAMPLER_SAMPLE",
         f"{_PATCHER}.loaded_size",
         f"{_PATCHER}.get_free_memory",
         "comfy.model_base:BaseModel.memory_required",

@@ -209,6 +209,7 @@ def conditioning_is_constant(guider: Any, transformer_options: dict[str, Any]) -
         patcher_extension.WrappersMP.DIFFUSION_MODEL,
         patcher_extension.WrappersMP.CALC_COND_BATCH,
         patcher_extension.WrappersMP.PREDICT_NOISE,
+        patcher_extension.WrappersMP.SAMPLER_SAMPLE,  # may hand the sampler other options than the guider's
     ):
         for owner in (guider.model_patcher.wrappers, transformer_options.get("wrappers", {})):
             if any(wrappers and key != KEY for key, wrappers in owner.get(kind, {}).items()):
