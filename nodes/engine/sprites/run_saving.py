@@ -176,6 +176,8 @@ class _Writer:
         self._pool.shutdown()
 
     def _raise_refusal(self) -> None:
+        # Asking each again for every picture took 7 s for 4096 of them.
+        self._futures = [future for future in self._futures if not future.done() or future.exception() is not None]
         errors = [error for future in self._futures if future.done() and (error := future.exception()) is not None]
         refused = [error for error in errors if isinstance(error, OSError)]
         if errors and not refused:
