@@ -238,6 +238,7 @@ def test_a_signal_keeps_what_was_measured_and_stops_the_server_s_work(
         (["run", "--scenarios", "nonsense"], "There is no scenario 'nonsense'"),
         (["run", "--workflow", "README.md"], "README.md is no JSON"),
         (["ladder", "--pack", "."], "--pack are for a server that this command starts"),
+        (["run", "--json", f"{__file__}/record.json"], __file__),  # before it draws, which would be told on a line of its own
     ],
 )
 def test_what_cannot_be_measured_gets_one_sentence(bench_server: ComfyServer, arguments: list[str], says: str):

@@ -58,7 +58,7 @@ def utc_now() -> str:
 
 
 async def run_plan(address: str, plan: Plan, record: Record, progress: Progress, save: Callable[[], None]) -> None:
-    """Measure everything in `plan` into `record`, calling `save` after every run; what is measured stays when this raises.
+    """Measure everything in `plan` into `record`, calling `save` before each scenario and after every run; what is measured stays when this raises.
 
     Raises PackError: ClientError for the server's troubles, BadInputError for what it lacks.
     """
@@ -78,6 +78,7 @@ async def run_plan(address: str, plan: Plan, record: Record, progress: Progress,
         for number, (scenario, sides) in enumerate(prepared):
             budget_s = max(0.0, end - time.monotonic()) / (len(prepared) - number)
             record.scenarios.append(scenario)
+            save()  # a file that cannot be written is told before anything is drawn for it
             progress.scenario_started(scenario, number + 1, len(prepared), budget_s)
             measuring = Measuring(session, scenario, sides, _SavingWatch(progress, save))
             limits = dataclasses.replace(plan.limits, budget_s=budget_s)

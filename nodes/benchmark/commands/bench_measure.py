@@ -74,6 +74,11 @@ def _measure(options: argparse.Namespace, chosen: Sequence[Scenario], sides: Seq
     for package, name in (("numpy", "numpy"), ("PIL", "Pillow")):
         if importlib.util.find_spec(package) is None:
             raise PackError(f"Comparing pictures needs {name}, which is not installed: pip install {name}.")
+    if not (options.budget_s >= 0 and options.tight_pct >= 0 and options.max_rounds >= 1):
+        raise BadInputError(
+            f"--budget-s {options.budget_s:g}, --tight-pct {options.tight_pct:g}, --max-rounds {options.max_rounds}: "
+            "seconds and percent must be at least 0, rounds at least 1."
+        )
     from ..bench.campaign import Plan, run_plan, utc_now
     from ..bench.terminal import make_progress
 

@@ -30,6 +30,8 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--server", "http://127.0.0.1:1"], "No ComfyUI answers at http://127.0.0.1:1"),
         (["--model", "fp8"], "'fp8' is no setting: write NAME=VALUE"),
         (["--scenarios", "singel"], "There is no scenario 'singel'"),
+        (["--budget-s", "nan"], "--budget-s nan, --tight-pct 1, --max-rounds 40: seconds and percent must be at least 0"),
+        (["--max-rounds", "0"], "--max-rounds 0: seconds and percent must be at least 0, rounds at least 1."),
         (["--server", "http://127.0.0.1:1", "--json", "x.md"], "--json x.md is a folder, or would be overwritten by what is"),
         (["--server", "http://127.0.0.1:1", "--json", "x.png"], "--json x.png is a folder, or would be overwritten by what is"),
         (["--server", "http://127.0.0.1:1", "--json", "."], "--json . is a folder, or would be overwritten by what is"),
