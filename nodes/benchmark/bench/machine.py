@@ -6,6 +6,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -18,12 +19,12 @@ from .record import DeviceSample
 GIB = 1024**3
 INTERVAL_S = 0.1
 BUSY_LOAD = 1.25  # waiting programs for each CPU over the last minute; the server itself may keep all of them busy
+# On Windows some thirty programs with a window count as computing, explorer.exe among them, whatever they do.
+LISTS_WINDOWS = sys.platform == "win32"
 # nvmlClocksEventReason* of nvml.h that tell of trouble; the others (idle, application clocks, power cap) are normal.
 BAD_REASONS = {0x08: "a hardware slowdown", 0x20: "heat (software)", 0x40: "heat (hardware)", 0x80: "the power brake"}
 # SM MHz, degrees C, W, GiB used, reasons, computing processes; None for what a card does not tell: GB10 its memory, laptops their power
 Reading = tuple[int | None, int | None, float | None, float | None, int | None, int | None]
-
-
 Told = TypeVar("Told")
 
 
@@ -62,7 +63,7 @@ class Watched:
             power_w=round(max(watts), 1) if watts else None,
             used_gib=round(max(used), 3) if used else None,
             throttled_by=[name for bit, name in BAD_REASONS.items() if seen & bit],
-            other_processes=max(0, int(max(processes)) - 1) if processes else 0,
+            other_processes=max(0, int(max(processes)) - 1) if processes else None,
         )
 
     def disturbances(self) -> list[str]:
@@ -159,7 +160,7 @@ class Nvml:
             self._told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
             self._told(lambda: memory_info(nvml, handle).used / GIB),
             self._told(lambda: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
-            self._told(lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))),
+            None if LISTS_WINDOWS else self._told(lambda: len(nvml.nvmlDeviceGetComputeRunningProcesses(handle))),
         )
         return reading if any(value is not None for value in reading) else None
 
@@ -214,7 +215,7 @@ class NvidiaSmi:
             watts,
             None if used_mib is None else used_mib / 1024,
             None if reasons is None else int(reasons),
-            len(self._ask("compute-apps", "pid")),
+            None if LISTS_WINDOWS else len(self._ask("compute-apps", "pid")),
         )
 
     def _ask(self, what: str, fields: str) -> list[list[str]]:

@@ -31,7 +31,7 @@ class DeviceSample:
     used_gib: float | None
     throttled_by: list[str]
     """The driver's reasons to slow down that say something is wrong: heat, power brake, hardware."""
-    other_processes: int
+    other_processes: int | None
     """Processes that compute on the card beside one, which is taken for ComfyUI."""
 
 

@@ -169,6 +169,7 @@ def test_nvmls_second_figures_are_taken_where_there_are_some(monkeypatch: pytest
 def test_nvml_is_read_during_the_run(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
     monkeypatch.setattr(machine, "INTERVAL_S", 0.001)
+    monkeypatch.setattr(machine, "LISTS_WINDOWS", False)
     watch = watch_device(LOOPBACK, H100)
     assert watch.limits() == {
         "read_by": "NVML",
@@ -200,6 +201,7 @@ def test_nvml_is_read_during_the_run(monkeypatch: pytest.MonkeyPatch):
 def test_what_nvml_does_not_tell_costs_nothing_else(monkeypatch: pytest.MonkeyPatch, silent: str, field: str):
     nvml = FakeNvml()
     setattr(nvml, silent, nvml.not_supported)
+    monkeypatch.setattr(machine, "LISTS_WINDOWS", False)
     monkeypatch.setitem(sys.modules, "pynvml", nvml)
     monkeypatch.setattr(machine, "INTERVAL_S", 0.001)
     with watch_device(LOOPBACK, H100).watching() as watched:
@@ -209,6 +211,23 @@ def test_what_nvml_does_not_tell_costs_nothing_else(monkeypatch: pytest.MonkeyPa
     assert sample is not None
     missing = {name for name, value in vars(sample).items() if value is None}
     assert missing == {field}
+
+
+@pytest.mark.parametrize("reader", ["nvml", pytest.param("nvidia-smi", marks=needs_shell_scripts)])
+def test_programs_with_a_window_are_no_neighbours_on_windows(monkeypatch: pytest.MonkeyPatch, nvidia_smi: Path, reader: str):
+    nvml = FakeNvml()
+    monkeypatch.setattr(nvml, "nvmlDeviceGetComputeRunningProcesses", lambda _: ["python.exe", "explorer.exe", "dwm.exe"])
+    monkeypatch.setitem(sys.modules, "pynvml", nvml if reader == "nvml" else None)
+    monkeypatch.setattr(machine, "INTERVAL_S", 0.001)
+    for on_windows, others in ((False, 2 if reader == "nvml" else 1), (True, None)):
+        monkeypatch.setattr(machine, "LISTS_WINDOWS", on_windows)
+        with watch_device(LOOPBACK, H100).watching() as watched:
+            while not watched.readings:
+                time.sleep(0.001)
+        sample = watched.sample()
+        assert sample is not None
+        assert sample.other_processes == others
+        assert any("computed on the card" in found for found in watched.disturbances()) == bool(others)
 
 
 def test_a_card_is_not_taken_for_one_whose_name_begins_alike(monkeypatch: pytest.MonkeyPatch):
