@@ -113,6 +113,10 @@ NEEDS: dict[str, tuple[str, ...]] = {
     ),
     "preview": ("latent_preview:get_previewer",),
     "draw while saving": ("comfy_execution.graph_utils:ExecutionBlocker",),
+    "held pages unreported": (
+        "comfy.cli_args:args",
+        *(f"comfy_aimdo.control:set_log_{level}" for level in ("error", "warning", "info")),
+    ),
     "models held": ("comfy.model_management:current_loaded_models",),
     "DynamicVRAM": ("comfy.memory_management:aimdo_enabled", f"{_PATCHER}.is_dynamic"),
     "pinned memory": ("comfy.model_management:TOTAL_PINNED_MEMORY", "comfy.model_management:MAX_PINNED_MEMORY"),

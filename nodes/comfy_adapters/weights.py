@@ -4,16 +4,20 @@ Under DynamicVRAM every layer asks for its weight at every call, which costs mor
 layer is asked once per run, with LoRA applied by ComfyUI's own code, and stays pinned until released.
 """
 
+import contextlib
 import weakref
-from collections.abc import Hashable, Iterable
+from collections.abc import Generator, Hashable, Iterable
 from typing import Any
 
 import torch
 
-from .internals import optional
+from .internals import lacking, optional
+from .memory import has_dynamic_vram
 from .model_patcher import weights_version
 
 ops = optional("comfy.ops")
+cli_args = optional("comfy.cli_args")
+aimdo = optional("comfy_aimdo.control")
 
 # Under DynamicVRAM modules up to 16 KiB are loaded at once, in the checkpoint's dtype, and cast at every call.
 SMALL_BYTES = 16 * 1024
@@ -130,6 +134,26 @@ class HeldWeights:
         while self._tokens:
             module, token = self._tokens.pop()
             ops.uncast_bias_weight(module, None, None, token)
+
+
+@contextlib.contextmanager
+def held_pages_unreported() -> Generator[None]:
+    """Keep comfy-aimdo from writing a line for each of the 150 pages that are held, at every step.
+
+    It does when ComfyUI asks it for the free memory, as a warning (0.4.11), to standard error past Python's logging. Its errors still come.
+    """
+    level = getattr(cli_args, "get_console_log_level", str)(cli_args.args.verbose)  # 0.30 may name several, older ones name one
+    if level not in ("WARNING", "INFO", "DETAIL") or not has_dynamic_vram() or lacking("held pages unreported"):
+        yield
+        return
+    aimdo.set_log_error()
+    try:
+        yield
+    finally:  # as ComfyUI's main.py set it
+        if level == "WARNING":
+            aimdo.set_log_warning()
+        else:
+            getattr(aimdo, f"set_log_{level.lower()}", aimdo.set_log_info)()
 
 
 def loads_on_demand(patcher: Any, device: torch.device) -> bool:

@@ -30,6 +30,7 @@ def start_comfyui(*, dynamic_vram: bool = True, flags: tuple[str, ...] = ()) -> 
         if control.init_devices([(device.index, 0) for device in management.get_all_torch_devices()]):
             patcher.CoreModelPatcher = patcher.ModelPatcherDynamic
             memory.aimdo_enabled = True
+            control.set_log_info()
     return importlib.import_module("nodes")
 
 

@@ -33,6 +33,12 @@ def test_auto_applies_the_fast_engine_here(tiny):
     assert "applied: CUDA graph" in report
 
 
+@pytest.mark.skipif(ON_CPU, reason="there is no DynamicVRAM on a CPU")
+def test_a_run_writes_no_line_for_each_page_it_holds(tiny, conds, capfd):
+    sample(optimize(tiny.model)[0], conds)
+    assert "pin_count" not in capfd.readouterr().err
+
+
 # 104x152 and 125x95 latents of the full size are 832x1216 and 1000x760; odd rows and columns at every level.
 @pytest.mark.parametrize("size", [(128, 128), (104, 152), (128, 64), (200, 152), (120, 88)], ids=str)
 @pytest.mark.parametrize(("batch", "cfg"), [(1, 2.0), (3, 2.0), (2, 1.0)])

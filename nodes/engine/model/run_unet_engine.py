@@ -19,6 +19,7 @@ from ...comfy_adapters.weights import (
     HeldWeights,
     NotResidentError,
     evict_unheld,
+    held_pages_unreported,
     loads_on_demand,
     replaced_weights,
     require_plain_modules,
@@ -156,7 +157,8 @@ class UNetEngine:
         else:  # before ComfyUI loads the model for the run: what is kept of it is no other's that could make way
             self._kept.withdraw()
         try:
-            yield
+            with held_pages_unreported():
+                yield
         finally:
             self._run = outer
             run.release()
