@@ -71,9 +71,8 @@ def _what_triton_lacks() -> str:
     # Triton builds a launcher in C for every kernel (triton/runtime/build.py); triton-windows brings a compiler, but no headers.
     if not is_windows and not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         return "needs a C compiler, and there is none on the PATH"
-    scheme = sysconfig.get_default_scheme().replace(
-        "posix_local", "posix_prefix"
-    )  # as Triton asks for them: Debian's own has none
+    # As Triton asks for them: Debian's own scheme has none.
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
     if not Path(sysconfig.get_paths(scheme)["include"], "Python.h").is_file():
         package = "portable ComfyUI lacks the folders include and libs" if is_windows else "Debian package python3-dev"
         return f"needs Python's C headers ({package})"

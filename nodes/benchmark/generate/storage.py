@@ -372,9 +372,7 @@ def folder_at(output: Path | str) -> Folder:
         return UrlFolder(output)
     host, path = urlsplit(output).netloc, unquote(urlsplit(output).path)
     if host not in ("", "localhost"):
-        raise BadInputError(
-            f"The output {output} names the machine {host!r}: write file:///folder, with three slashes, or a path."
-        )
+        raise BadInputError(f"The output {output} names the machine {host!r}: write file:///folder or a path.")
     return LocalFolder(Path(path[1:] if re.match(r"/[A-Za-z]:", path) else path), output)  # file:///C:/items
 
 
