@@ -18,6 +18,8 @@ from .tuning import Empty, Tuning, device_tuning, fresh
 
 # One program reads this many rows of one channel block; small pictures get fewer, so that every multiprocessor has work.
 MAX_ROWS_PER_PROGRAM = 512
+# Triton compiles anew for each value of a constexpr, and for arguments that are 1 or divisible by 16. What differs between batches and
+# sizes alone is neither: a new shape compiles nothing.
 
 
 @triton.jit
@@ -32,10 +34,10 @@ def _load_pixels(x_ptr, second_ptr, row, c, ok, channels, first, SPLIT: tl.const
     return value
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "slices", "per_program"])
 def _group_norm_sums(
-    x_ptr, second_ptr, sums_ptr, rows, channels, first, slices,
-    ROWS: tl.constexpr, TILE: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr,
+    x_ptr, second_ptr, sums_ptr, rows, channels, first, slices, per_program,
+    TILE: tl.constexpr, BLOCK_C: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     sample = tl.program_id(0)
     block = tl.program_id(1)
@@ -46,8 +48,8 @@ def _group_norm_sums(
     pivot = _load_pixels(x_ptr, second_ptr, top, c, c_ok, channels, first, SPLIT)
     total = tl.zeros([TILE, BLOCK_C], tl.float32)
     squares = tl.zeros([TILE, BLOCK_C], tl.float32)
-    for start in range(0, ROWS, TILE):
-        r = part * ROWS + start + tl.arange(0, TILE)
+    for start in range(0, per_program, TILE):
+        r = part * per_program + start + tl.arange(0, TILE)
         ok = (r < rows)[:, None] & c_ok[None, :]
         value = _load_pixels(x_ptr, second_ptr, top + r[:, None], c[None, :], ok, channels, first, SPLIT)
         value = tl.where(ok, value - pivot[None, :], 0.0)
@@ -58,10 +60,10 @@ def _group_norm_sums(
     tl.store(out + channels + c, tl.sum(squares, 0), mask=c_ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "slices"])
 def _group_norm_finalize(
-    x_ptr, second_ptr, sums_ptr, weight_ptr, bias_ptr, add_ptr, affine_ptr, rows, channels, first, eps,
-    SLICES: tl.constexpr, GROUP: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, HAS_ADD: tl.constexpr, SPLIT: tl.constexpr,
+    x_ptr, second_ptr, sums_ptr, weight_ptr, bias_ptr, add_ptr, affine_ptr, rows, channels, first, slices, eps,
+    GROUP: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, HAS_ADD: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
     sample = tl.program_id(0)
     group = tl.program_id(1)
@@ -70,10 +72,10 @@ def _group_norm_finalize(
     c = group * GROUP + g
     total = tl.zeros([BLOCK_G], tl.float32)
     squares = tl.zeros([BLOCK_G], tl.float32)
-    for start in range(0, SLICES, BLOCK_S):
+    for start in range(0, slices, BLOCK_S):
         s = start + tl.arange(0, BLOCK_S)
-        where = sums_ptr + ((sample * SLICES + s) * 2)[:, None].to(tl.int64) * channels + c[None, :]
-        both = (s < SLICES)[:, None] & ok[None, :]
+        where = sums_ptr + ((sample * slices + s) * 2)[:, None].to(tl.int64) * channels + c[None, :]
+        both = (s < slices)[:, None] & ok[None, :]
         total += tl.sum(tl.load(where, mask=both, other=0.0), 0)
         squares += tl.sum(tl.load(where + channels, mask=both, other=0.0), 0)
     pivot = _load_pixels(x_ptr, second_ptr, sample.to(tl.int64) * rows, c, ok, channels, first, SPLIT)
@@ -93,7 +95,7 @@ def _group_norm_finalize(
     tl.store(out + channels, offset, mask=ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _group_norm_apply(
     x_ptr, second_ptr, affine_ptr, out_ptr, rows, channels, first,
     TILE: tl.constexpr, BLOCK_C: tl.constexpr, SILU: tl.constexpr, SPLIT: tl.constexpr,
@@ -114,7 +116,7 @@ def _group_norm_apply(
     tl.store(out_ptr + row * channels + c[None, :], value.to(out_ptr.dtype.element_ty), mask=ok)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "height", "width", "out_height", "out_width"])
 def _upsample(x_ptr, out_ptr, rows, height, width, out_height, out_width, channels, TILE: tl.constexpr, BLOCK_C: tl.constexpr):
     r = tl.program_id(0) * TILE + tl.arange(0, TILE)
     c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -165,13 +167,13 @@ def group_norm(
     affine = empty((samples, 2, channels), torch.float32, x.device)
     out = empty((samples, height, width, channels), x.dtype, x.device)
     _group_norm_sums[(samples, blocks, slices)](
-        x, other, sums, rows, channels, first, slices,
-        ROWS=per_program, TILE=sums_launch.rows, BLOCK_C=block, SPLIT=split, num_warps=sums_launch.warps,
+        x, other, sums, rows, channels, first, slices, per_program,
+        TILE=sums_launch.rows, BLOCK_C=block, SPLIT=split, num_warps=sums_launch.warps,
     )  # fmt: skip
     group = channels // groups
     _group_norm_finalize[(samples, groups)](
-        x, other, sums, weight, bias, x if add is None else add, affine, rows, channels, first, eps,
-        SLICES=slices, GROUP=group, BLOCK_G=triton.next_power_of_2(group), BLOCK_S=16, HAS_ADD=add is not None, SPLIT=split,
+        x, other, sums, weight, bias, x if add is None else add, affine, rows, channels, first, slices, eps,
+        GROUP=group, BLOCK_G=triton.next_power_of_2(group), BLOCK_S=16, HAS_ADD=add is not None, SPLIT=split,
         num_warps=1,
     )  # fmt: skip
     block = _channel_block(channels, apply_launch.channels)

@@ -45,7 +45,7 @@ def _row_scales(values, scales_ptr, r, rows):
     return (1.0 / scales)[:, None]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _residual_layer_norm(
     x_ptr, delta_ptr, offset_ptr, weight_ptr, bias_ptr, sum_ptr, out_ptr, scales_ptr, rows, eps,
     C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr, HAS_DELTA: tl.constexpr, HAS_OFFSET: tl.constexpr, FP8: tl.constexpr,
@@ -79,7 +79,7 @@ def _gelu(x):
     return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _geglu(projected_ptr, out_ptr, rows, INNER: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr):
     r = tl.program_id(0) * TILE + tl.arange(0, TILE)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -116,7 +116,7 @@ def _geglu_fp8(projected_ptr, out_ptr, scales_ptr, INNER: tl.constexpr, FIRST: t
     tl.store(out + c, (rest * inverse).to(out_ptr.dtype.element_ty), mask=c < INNER)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _quantize_rows(
     x_address, out_ptr, scales_ptr, rows, DTYPE: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, ROWS: tl.constexpr
 ):

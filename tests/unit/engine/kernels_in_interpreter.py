@@ -4,8 +4,10 @@ import importlib.util
 import itertools
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from triton.runtime import interpreter
 
 PACK_ROOT = Path(__file__).resolve().parents[3]
 spec = importlib.util.spec_from_file_location(
@@ -17,6 +19,16 @@ sys.modules["fast_sprites"] = importlib.util.module_from_spec(spec)
 
 from fast_sprites.nodes.engine.kernels import reference, triton_pictures, triton_tokens  # noqa: E402
 
+patch_tensor: Any = interpreter._patch_lang_tensor
+
+
+def patch_tensor_and_index(tensor: Any, scope: Any) -> None:
+    """Triton 3.6's interpreter makes numbers of arrays of one element for loops, which numpy 2.4 refuses."""
+    patch_tensor(tensor, scope)
+    scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+
+interpreter._patch_lang_tensor = patch_tensor_and_index
 TOLERANCE = {torch.float32: 3e-6, torch.float16: 1e-4}
 
 

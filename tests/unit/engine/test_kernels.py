@@ -25,7 +25,7 @@ def test_kernels_agree_with_the_reference_in_triton_interpreter():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-def test_kernels_compile_for_cards_that_are_not_here(tmp_path: Path):
+def test_kernels_compile_for_cards_that_are_not_here_and_for_new_shapes_not_again(tmp_path: Path):
     """The oldest card that has them and GB10; FAST_SPRITES_EVERY_CARD=1 adds those between."""
     cards = ["80", "121"] + ["86", "89", "90", "120"] * bool(os.environ.get("FAST_SPRITES_EVERY_CARD"))
     run = subprocess.run(
@@ -37,6 +37,9 @@ def test_kernels_compile_for_cards_that_are_not_here(tmp_path: Path):
         check=False,
     )
     lines = [line.split() for line in run.stdout.splitlines()]
-    assert [card for card, *_ in lines] == cards, run.stderr[-3000:]
-    for card, *kernels in lines:
+    assert [card for card, *_ in lines] == [*cards, "shapes"], run.stderr[-3000:]
+    *_, (_, for_one_shape, for_others) = lines
+    assert int(for_one_shape) >= 10
+    assert for_others == "0", "kernels were compiled again for another batch or size"
+    for card, *kernels in lines[:-1]:
         assert len(kernels) == (9 if int(card) >= 89 else 7), kernels
