@@ -25,9 +25,8 @@ def _load_pack() -> None:
 
 
 _load_pack()
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # a shell's background job, and so would be every program that a test sends Ctrl-C
+# A shell's background job ignores Ctrl-C, and so would every program that a test sends it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

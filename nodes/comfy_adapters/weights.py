@@ -150,10 +150,7 @@ def held_pages_unreported() -> Generator[None]:
     try:
         yield
     finally:  # as ComfyUI's main.py set it
-        if level == "WARNING":
-            aimdo.set_log_warning()
-        else:
-            getattr(aimdo, f"set_log_{level.lower()}", aimdo.set_log_info)()
+        getattr(aimdo, f"set_log_{level.lower()}", aimdo.set_log_info)()
 
 
 def loads_on_demand(patcher: Any, device: torch.device) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, cast
 from ...engine.errors import BadInputError
 from ...engine.sprites.file_names import FORMATS
 from ...engine.sprites.prompts import written
+from ...engine.sprites.request import picture_number
 from ..client import ComfyClient
 from ..documents import is_graph
 from ..pack import WORKFLOWS
@@ -83,7 +84,7 @@ def job_graph(graph: Graph, nodes: SpriteNodes, job: Job) -> Graph:
             "seed": sprites[0].seed,
             "seed_mode": "list",
             "seed_list": ", ".join(str(sprite.seed) for sprite in sprites),
-            "first_picture": sprites[0].index + (max(first, 1) if isinstance(first, int) else 1),
+            "first_picture": picture_number(first, sprites[0].index),
         },
         nodes.save: {"first_index": sprites[0].index + 1},
     }

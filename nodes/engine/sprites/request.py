@@ -8,6 +8,11 @@ DRAW_WHEN = ("now", "while saving")
 """now: sample all, then give the latents on; while saving: sample each micro-batch when SaveSprites has decoded the one before."""
 
 
+def picture_number(first_picture: object, i: int) -> int:
+    """Return the number, from 1, of the picture that sprite `i` (from 0) takes; a graph's `first_picture` that is a link counts as 0."""
+    return i + (max(first_picture, 1) if isinstance(first_picture, int) else 1)
+
+
 @dataclass(frozen=True)
 class SpriteRequest:
     """The widgets of BatchSpriteSampler; raises BadInputError for values that cannot be sampled.

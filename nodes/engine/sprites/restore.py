@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .prompts import written
+from .request import picture_number
 from .seeds import EXACT_IN_BROWSERS
 
 SAMPLER_WIDGETS = (
@@ -60,7 +61,7 @@ def single_sprite_edits(
         ):
             if widgets is SAMPLER_WIDGETS:
                 first = prompt[link[0]]["inputs"].get("first_picture", 0)
-                values = {**values, "first_picture": i + (max(first, 1) if isinstance(first, int) else 1)}
+                values = {**values, "first_picture": picture_number(first, i)}
             edits.append(NodeEdit(link[0], widgets, values))
     return edits
 

@@ -19,7 +19,7 @@ from .micro_batches import (
     samples_per_sprite,
     sprite_bytes,
 )
-from .request import SpriteRequest
+from .request import SpriteRequest, picture_number
 from .seeds import sprite_seeds
 from .step_noise import COUPLED_SAMPLERS, STEP_NOISE, usable_samplers
 
@@ -194,7 +194,7 @@ class _Run:
 
     def pictures(self, rows: range) -> range:
         """The rows of latent, masks and ControlNets' pictures for the sprites `rows`."""
-        shift = max(self.request.first_picture - 1, 0)
+        shift = picture_number(self.request.first_picture, 0) - 1
         return range(rows.start + shift, rows.stop + shift)
 
     def draw(self, rows: range, callback: sampling.StepCallback) -> torch.Tensor:
