@@ -3,8 +3,8 @@
 import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,6 +16,8 @@ autoencoder_module = optional("comfy.ldm.models.autoencoder")
 blocks_module = optional("comfy.ldm.modules.diffusionmodules.model")
 management = optional("comfy.model_management")
 utils = optional("comfy.utils")
+
+T = TypeVar("T")
 
 VAE_NAMES = (
     "first_stage_model", "patcher", "output_device", "vae_dtype", "latent_channels", "downscale_ratio", "disable_offload",
@@ -106,7 +108,7 @@ def autoencoder(vae: Any) -> Any:
 @functools.cache
 def _decoding_class(stock: Any) -> Any:
     def decode(vae: Any, samples_in: torch.Tensor, vae_options: dict[str, Any] | None = None) -> torch.Tensor:
-        return vae.fast_sprites_decode(vae, samples_in, vae_options or {})
+        return vae.fast_sprites_decoder(vae, samples_in, vae_options or {})
 
     return type(stock.__name__, (stock,), {"decode": decode, "stock_class": stock})
 
@@ -115,10 +117,10 @@ def _stock_class(vae: Any) -> Any:
     return getattr(type(vae), "stock_class", type(vae))
 
 
-def with_decode(vae: Any, decode: Callable[..., torch.Tensor], unloaded: Callable[[], None]) -> Any:
-    """Return a VAE with a ModelPatcher clone of its own over the same weights that answers `decode` with `decode(itself, latents, options)`.
+def with_decode(vae: Any, decoder: Any, unloaded: Callable[[], None]) -> Any:
+    """Return a VAE with a ModelPatcher clone of its own over the same weights that answers `decode` with `decoder(itself, latents, options)`.
 
-    Itself, because other nodes copy a VAE and give the copy another device and model (Select VAE Device). `unloaded` is called when
+    `decode_each` asks the decoder's `each`. Itself, because other nodes copy a VAE and give the copy another device and model (Select VAE Device). `unloaded` is called when
     ComfyUI takes the weights off the device, and whenever it loads them for this or another copy.
     """
     copied = copy.copy(vae)
@@ -126,13 +128,24 @@ def with_decode(vae: Any, decode: Callable[..., torch.Tensor], unloaded: Callabl
     if not lacking("vae decoder between decodes"):
         on_detach(copied.patcher, lambda *_: unloaded())
     copied.__class__ = _decoding_class(_stock_class(vae))
-    copied.fast_sprites_decode = decode
+    copied.fast_sprites_decoder = decoder
     return copied
 
 
 def decode(vae: Any, samples: torch.Tensor) -> torch.Tensor:
     """Decode as this VAE does, whatever node has replaced that."""
     return vae.decode(samples, vae_options={})
+
+
+def decode_each(vae: Any, samples: torch.Tensor, finish: Callable[[torch.Tensor], T]) -> Generator[T]:
+    """Decode as `decode` does and yield in order what `finish` makes of pictures [n, H, W, C], on any device.
+
+    Optimize VAE's decoder gives them out as they are decoded, any other VAE all at once. Close the generator where it is not used up.
+    """
+    if "stock_class" in vars(type(vae)) and "decode" not in vars(vae):
+        yield from vae.fast_sprites_decoder.each(vae, samples, {}, finish)
+    else:
+        yield finish(decode(vae, samples))
 
 
 def core_decode(vae: Any, samples: torch.Tensor, vae_options: dict[str, Any]) -> torch.Tensor:
@@ -191,25 +204,20 @@ def to_output(vae: Any, pictures: torch.Tensor) -> torch.Tensor:
 
 def decode_tiled(
     vae: Any, samples: torch.Tensor, decode: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype, tile: int, overlap: int
-) -> torch.Tensor:
-    """Decode in square tiles of `tile` latents, one pass, seams blended over `overlap` latents."""
+) -> Iterator[torch.Tensor]:
+    """Decode one picture after the other in square tiles of `tile` latents, one pass, seams blended over `overlap` latents."""
 
     def decode_tile(latents: torch.Tensor) -> torch.Tensor:
         check_cancelled()
         return decode(latents.to(device=vae.device, dtype=dtype)).movedim(-1, 1).to(vae.vae_output_dtype())
 
     steps = samples.shape[0] * utils.get_tiled_scale_steps(samples.shape[3], samples.shape[2], tile, tile, overlap)
-    pictures = utils.tiled_scale(
-        samples,
-        decode_tile,
-        tile,
-        tile,
-        overlap,
-        upscale_amount=8,
-        output_device=vae.output_device,
-        pbar=utils.ProgressBar(steps),
-    )
-    return vae.process_output(pictures.movedim(1, -1))
+    bar = utils.ProgressBar(steps)
+    for one in samples.split(1):
+        picture = utils.tiled_scale(
+            one, decode_tile, tile, tile, overlap, upscale_amount=8, output_device=vae.output_device, pbar=bar
+        )
+        yield vae.process_output(picture.movedim(1, -1))
 
 
 def check_cancelled() -> None:

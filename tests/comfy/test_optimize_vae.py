@@ -98,7 +98,7 @@ def test_tiles_before_running_out_only_where_the_need_was_measured(pack_nodes, t
     plan = package(pack_nodes, "engine.vae.plan").VaePlan(precision="fp32", bytes_per_pixel=950 if is_measured else None)
     kept, tiled = run.KeptDecoder(), []
     monkeypatch.setattr(adapter, "make_room", lambda vae, needed_bytes: 1)
-    monkeypatch.setattr(adapter, "decode_tiled", lambda *args: tiled.append(args) or torch.zeros(1))
+    monkeypatch.setattr(adapter, "decode_tiled", lambda *args: tiled.append(args) or iter([torch.zeros(3)]))
     adapter.with_decode(tiny_sdxl.vae, run.SpriteDecoder(plan, kept, lambda _: None), kept.release).decode(latents())
     assert bool(tiled) == is_measured
 

@@ -1,9 +1,9 @@
-"""Decodes a batch of latents picture by picture, copying one to the host while the next is computed."""
+"""Decodes a batch of latents picture by picture: one can be copied to the host, or saved, while the next is computed."""
 
 import contextlib
 import logging
 from collections.abc import Callable, Generator, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from .plan import MIN_TILE, VaePlan, decode_bytes, pictures_per_pass, tile_size
 log = logging.getLogger("fast_sprites")
 
 TILE_OVERLAP = 8
+T = TypeVar("T")
 
 
 class KeptDecoder:
@@ -68,16 +69,32 @@ class SpriteDecoder:
         """Return pictures [N, H, W, 3] in 0..1 on ComfyUI's output device, as VAE.decode does."""
         if torch.is_grad_enabled() and samples_in.requires_grad:
             return self._leave(vae, samples_in, vae_options, "another node asked for gradients")
+        collected = _Collected(samples_in.shape[0], vae_adapter.output_device(vae))
+        for _ in self.each(vae, samples_in, vae_options, collected.add):
+            pass
+        return collected.pictures()
+
+    def each(self, vae: Any, samples_in: Tensor, vae_options: dict[str, Any], finish: Callable[[Tensor], T]) -> Generator[T]:
+        """Yield what `finish` makes of pictures [n, H, W, 3] in 0..1, in order; close the generator where it is not used up.
+
+        Pictures come on the VAE's device, in the order of its stream, or on ComfyUI's output device. Memory that runs out, in `finish`
+        too, is made up for; what was given out is not decoded again.
+        """
         samples = samples_in[:, :, 0] if samples_in.ndim == 5 else samples_in
         with self._kept.in_use(vae):
-            return self._decoded(vae, samples, vae_options)
+            yield from self._each(vae, samples, vae_options, finish)
 
-    def _decoded(self, vae: Any, samples: Tensor, vae_options: dict[str, Any]) -> Tensor:
+    def _each(self, vae: Any, samples: Tensor, vae_options: dict[str, Any], finish: Callable[[Tensor], T]) -> Generator[T]:
         count, tile = self._passes(vae, samples)
+        done = 0
         with vae_adapter.on_device(vae):
             while True:
                 try:
-                    return self._decode(vae, samples, count, tile, vae_options)
+                    for pictures in self._decode(vae, samples[done:], count, tile, vae_options):
+                        finished = finish(pictures)
+                        done += pictures.shape[0]
+                        yield finished
+                    return
                 except NotResidentError as error:
                     why = str(error)
                     break
@@ -92,7 +109,7 @@ class SpriteDecoder:
                 release_cached_memory()
             # Only here are the failed attempt's tensors gone: the exception held its frames.
             self._kept.release()
-            return self._leave(vae, samples, vae_options, why)
+            yield finish(self._leave(vae, samples[done:], vae_options, why))
 
     def _leave(self, vae: Any, samples: Tensor, vae_options: dict[str, Any], why: str) -> Tensor:
         self._note(f"ComfyUI's own decoder ran: {why}")
@@ -134,7 +151,7 @@ class SpriteDecoder:
         log.info("VAE decode: %s", what)
         self._notify(what)
 
-    def _decode(self, vae: Any, samples: Tensor, count: int, tile: int, vae_options: dict[str, Any]) -> Tensor:
+    def _decode(self, vae: Any, samples: Tensor, count: int, tile: int, vae_options: dict[str, Any]) -> Iterator[Tensor]:
         decode: Callable[[Tensor], Tensor]
         if self._plan.decoder == "stock":
             decode = vae_adapter.stock_decoder(vae, vae_options)
@@ -142,7 +159,7 @@ class SpriteDecoder:
             decode = self._own_decoder(vae)
         if tile:
             return vae_adapter.decode_tiled(vae, samples, decode, self._dtype, tile, TILE_OVERLAP)
-        return _to_host(self._pictures(vae, samples, decode, count), samples.shape[0], vae)
+        return self._pictures(vae, samples, decode, count)
 
     def _own_decoder(self, vae: Any) -> DecoderForward:
         model = vae_adapter.autoencoder(vae)
@@ -163,39 +180,51 @@ class SpriteDecoder:
         return forward
 
     def _pictures(self, vae: Any, samples: Tensor, decode: Callable[[Tensor], Tensor], count: int) -> Iterator[Tensor]:
-        for start in range(0, samples.shape[0], count):
+        # All at once: a copy to the device waits for the decode before it.
+        for latents in samples.to(device=vae_adapter.load_device(vae), dtype=self._dtype).split(count):
             vae_adapter.check_cancelled()
-            latents = samples[start : start + count].to(device=vae_adapter.load_device(vae), dtype=self._dtype)
             yield vae_adapter.to_output(vae, decode(latents))
 
 
-def _to_host(passes: Iterator[Tensor], total: int, vae: Any) -> Tensor:
-    """Collect pictures on the output device; on CUDA each pass is copied through pinned memory while the next one runs."""
-    out: Tensor | None = None
-    staged: list[tuple[Tensor, Any, int]] = []
-    done = 0
-    for pictures in passes:
-        if out is None:
-            out = torch.empty((total, *pictures.shape[1:]), dtype=pictures.dtype, device=vae_adapter.output_device(vae))
-        if pictures.device == out.device:
-            out[done : done + pictures.shape[0]] = pictures
-        elif pictures.device.type != "cuda":
-            out[done : done + pictures.shape[0]].copy_(pictures)
-        else:
+class _Collected:
+    """Pictures collected on the output device; from CUDA each pass is copied through pinned memory while the next one runs."""
+
+    def __init__(self, total: int, device: torch.device) -> None:
+        self._total = total
+        self._device = device
+        self._out: Tensor | None = None
+        self._staged: list[tuple[Tensor, Any, int]] = []
+        self._done = 0
+
+    def add(self, pictures: Tensor) -> None:
+        """Take the next pictures [n, H, W, 3]."""
+        count = pictures.shape[0]
+        if self._out is None:
+            if count == self._total and pictures.device == self._device:
+                self._out = pictures
+                return
+            self._out = torch.empty((self._total, *pictures.shape[1:]), dtype=pictures.dtype, device=self._device)
+        if pictures.device.type == "cuda" and self._device.type != "cuda":
             pinned = torch.empty(pictures.shape, dtype=pictures.dtype, pin_memory=True)
             pinned.copy_(pictures, non_blocking=True)
             copied = torch.cuda.Event()
             copied.record()
-            staged.append((pinned, copied, done))
-            if len(staged) > 1:
-                _unstage(out, *staged.pop(0))
-        done += pictures.shape[0]
-    assert out is not None
-    for entry in staged:
-        _unstage(out, *entry)
-    return out
+            self._staged.append((pinned, copied, self._done))
+            if len(self._staged) > 1:
+                self._unstage()
+        else:
+            self._out[self._done : self._done + count].copy_(pictures)
+        self._done += count
 
+    def _unstage(self) -> None:
+        assert self._out is not None
+        pinned, copied, at = self._staged.pop(0)
+        copied.synchronize()
+        self._out[at : at + pinned.shape[0]] = pinned
 
-def _unstage(out: Tensor, pinned: Tensor, copied: Any, at: int) -> None:
-    copied.synchronize()
-    out[at : at + pinned.shape[0]] = pinned
+    def pictures(self) -> Tensor:
+        """All of them, [total, H, W, 3]."""
+        while self._staged:
+            self._unstage()
+        assert self._out is not None
+        return self._out
