@@ -13,7 +13,7 @@ if NODES is None:
 import comfy.model_management
 from comfy_api.latest import io
 from fast_sprites.nodes.comfy_adapters import vae as vae_adapter
-from fast_sprites.nodes.engine.vae.plan import decode_bytes
+from fast_sprites.nodes.engine.vae.plan import DECODE_BYTES_PER_PIXEL, EAGER_DECODE_BYTES_PER_PIXEL, decode_bytes
 from fast_sprites.nodes.optimize_vae import OptimizeVAE
 
 from .engine_checks import ON_CPU
@@ -80,7 +80,9 @@ def test_the_stock_vae_keeps_its_bits(tiny):
 
 def test_tiles_only_where_one_picture_does_not_fit(tiny, monkeypatch):
     samples, ours, tiled = latents(2, 64, 64), optimize(tiny.vae), []
-    decode_tiled, picture = vae_adapter.decode_tiled, decode_bytes(512 * 512, 4 if ON_CPU else 2, 32)
+    decode_tiled = vae_adapter.decode_tiled
+    dtype_bytes, per_pixel = (4, EAGER_DECODE_BYTES_PER_PIXEL) if ON_CPU else (2, DECODE_BYTES_PER_PIXEL)
+    picture = decode_bytes(512 * 512, dtype_bytes, 32, per_pixel)
 
     def counted(*args: Any) -> torch.Tensor:
         tiled.append(args[4])

@@ -104,9 +104,10 @@ class TorchOps:
         second: Tensor | None = None,
         add: Tensor | None = None,
         silu: bool = True,
+        in_place: bool = False,
     ) -> Tensor:
         """See reference.group_norm."""
-        return reference.group_norm(x, weight, bias, groups, eps, second=second, add=add, silu=silu)
+        return reference.group_norm(x, weight, bias, groups, eps, second=second, add=add, silu=silu, in_place=in_place)
 
     def add_bias(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """See reference.add_bias."""
@@ -195,13 +196,16 @@ class TritonOps(TorchOps):
         second: Tensor | None = None,
         add: Tensor | None = None,
         silu: bool = True,
+        in_place: bool = False,
     ) -> Tensor:
         """See reference.group_norm."""
-        return self._pictures.group_norm(x, weight, bias, groups, eps, second=second, add=add, silu=silu, empty=self._empty)
+        return self._pictures.group_norm(
+            x, weight, bias, groups, eps, second=second, add=add, silu=silu, in_place=in_place, empty=self._empty
+        )
 
     def add_bias(self, x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
         """See reference.add_bias."""
-        return self._tokens.add_bias(x, bias, residual, empty=self._empty)
+        return self._tokens.add_bias(x, bias, residual)
 
     def residual_layer_norm(
         self, x: Tensor, delta: Tensor | None, offset: Tensor, weight: Tensor, bias: Tensor, eps: float, *, fp8: bool = False

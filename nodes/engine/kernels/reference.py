@@ -35,27 +35,29 @@ def group_norm(
     second: Tensor | None = None,
     add: Tensor | None = None,
     silu: bool = True,
+    in_place: bool = False,
 ) -> Tensor:
     """Return GroupNorm of `x + add` over channel groups, then SiLU if asked; `add` is [N, C] (bias and time embedding).
 
-    `second` is a picture whose channels come after those of `x`.
+    `second` is a picture whose channels come after those of `x`. With `in_place` the result is written over `x`, alone and contiguous.
     """
     values = x.float() if second is None else torch.cat([x, second], dim=3).float()
     if add is not None:
         values = values + add.float()[:, None, None, :]
     normed = F.group_norm(values.permute(0, 3, 1, 2), groups, weight.float(), bias.float(), eps)
     normed = F.silu(normed) if silu else normed
-    return normed.permute(0, 2, 3, 1).to(x.dtype).contiguous()
+    normed = normed.permute(0, 2, 3, 1)
+    return x.copy_(normed) if in_place else normed.to(x.dtype).contiguous()
 
 
 def add_bias(x: Tensor, bias: Tensor | None, residual: Tensor | None) -> Tensor:
-    """Return `x + bias + residual`; `bias` is [C], `residual` like `x`."""
+    """Add `bias` [C] and `residual`, like `x`, to contiguous `x` in place and return it."""
     total = x.float()
     if bias is not None:
         total = total + bias.float()
     if residual is not None:
         total = total + residual.float()
-    return total.to(x.dtype)
+    return x.copy_(total)
 
 
 def residual_layer_norm(

@@ -145,6 +145,7 @@ def group_norm(
     second: Tensor | None = None,
     add: Tensor | None = None,
     silu: bool = True,
+    in_place: bool = False,
     empty: Empty = fresh,
     tuning: Tuning | None = None,
 ) -> Tensor:
@@ -165,7 +166,8 @@ def group_norm(
     slices = triton.cdiv(rows, per_program)
     sums = empty((samples, slices, 2, channels), torch.float32, x.device)
     affine = empty((samples, 2, channels), torch.float32, x.device)
-    out = empty((samples, height, width, channels), x.dtype, x.device)
+    # In place each tile is read whole before it is written: by one thread for each element, as tiles have more of them than threads.
+    out = x if in_place else empty((samples, height, width, channels), x.dtype, x.device)
     _group_norm_sums[(samples, blocks, slices)](
         x, other, sums, rows, channels, first, slices, per_program,
         TILE=sums_launch.rows, BLOCK_C=block, SPLIT=split, num_warps=sums_launch.warps,

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -77,22 +78,22 @@ class UNetForward:
         emb = self._embed(x, timesteps, y, patches, options)
         step.emb, step.silu_emb = emb, F.silu(emb)
         skips: list[Tensor] = []
-        h = x
+        step.h = x
         for index, block in enumerate(self.layout.input_blocks):
             options["block"] = ("input", index)
-            h = step.block(block, h)
-            h = self.stock.apply_control(h, control, "input")
+            step.block(block)
+            step.h = self.stock.apply_control(step.h, control, "input")
             for patch in patches.get("input_block_patch", ()):
-                h = patch(h, options)
-            skips.append(h)
+                step.h = patch(step.h, options)
+            skips.append(step.h)
             for patch in patches.get("input_block_patch_after_skip", ()):
-                h = patch(h, options)
+                step.h = patch(step.h, options)
         options["block"] = ("middle", 0)
-        h = step.block(self.layout.middle_block, h)
-        h = self.stock.apply_control(h, control, "middle")
+        step.block(self.layout.middle_block)
+        step.h = self.stock.apply_control(step.h, control, "middle")
         for patch in patches.get("middle_block_after_patch", ()):
             names = {
-                "h": h,
+                "h": step.h,
                 "x": x,
                 "emb": emb,
                 "context": context,
@@ -100,21 +101,15 @@ class UNetForward:
                 "timesteps": timesteps,
                 "transformer_options": options,
             }
-            h = patch(names)["h"]
+            step.h = patch(names)["h"]
         for index, block in enumerate(self.layout.output_blocks):
             options["block"] = ("output", index)
-            skip = self.stock.apply_control(skips.pop(), control, "output")
+            step.skip = self.stock.apply_control(skips.pop(), control, "output")
             for patch in patches.get("output_block_patch", ()):
-                h, skip = patch(h, skip, options)
-                h = h.to(x.dtype)
-                if skip is not None:
-                    if skip.shape[2:] != h.shape[2:]:  # a kernel would read past its end
-                        raise ValueError(
-                            f"An output_block_patch returned {list(h.shape)} and a skip of {list(skip.shape)}: sizes must match."
-                        )
-                    skip = skip.to(x.dtype)
-            h = step.block(block, h, skips[-1].shape if skips else None, skip)
-        return self._head(h.to(x.dtype))
+                step.patch_output(patch, x.dtype)
+            step.block(block, skips[-1].shape if skips else None)
+        step.h = step.h.to(x.dtype)
+        return self._head(step.h)
 
     def _embed(self, x: Tensor, timesteps: Tensor, y: Tensor | None, patches: dict[str, Any], options: dict[str, Any]) -> Tensor:
         features = self.stock.time_features(timesteps, self.layout.model_channels, x.dtype)
@@ -151,11 +146,20 @@ class UNetForward:
         return F.conv2d(nchw(normed), weight, bias, padding=conv.padding).contiguous()
 
     def _group_norm(
-        self, module: Any, x: Tensor, *, second: Tensor | None = None, add: Tensor | None = None, silu: bool = True
+        self,
+        module: Any,
+        x: Tensor,
+        *,
+        second: Tensor | None = None,
+        add: Tensor | None = None,
+        silu: bool = True,
+        in_place: bool = False,
     ) -> Tensor:
         weight, bias = self.prepared.weights[module]
         assert bias is not None
-        return self.ops.group_norm(x, weight, bias, module.num_groups, module.eps, second=second, add=add, silu=silu)
+        return self.ops.group_norm(
+            x, weight, bias, module.num_groups, module.eps, second=second, add=add, silu=silu, in_place=in_place
+        )
 
     def conv(self, module: Any, x: Tensor) -> Tensor:
         """Return the convolution of contiguous [N, H, W, C] memory without its bias, as [N, H, W, C]."""
@@ -171,7 +175,7 @@ class UNetForward:
         emb_weight, _ = self.prepared.weights[layer.emb_layers[1]]
         add = self.ops.linear(silu_emb, emb_weight, self.prepared.embedding_bias[layer])
         h = self.conv(conv1, self._group_norm(norm1, x, second=second))
-        h = self.conv(conv2, self._group_norm(norm2, h, add=add))
+        h = self.conv(conv2, self._group_norm(norm2, h, add=add, in_place=True))
         return self.ops.add_bias(h, self.prepared.bias(conv2), self._shortcut(layer, x, second))
 
     def _shortcut(self, layer: Any, x: Tensor, second: Tensor | None) -> Tensor:
@@ -187,18 +191,20 @@ class UNetForward:
     def transformer(self, layer: Any, x: Tensor, step: "_Step") -> Tensor:
         """Return SpatialTransformer(x) for [N, H, W, C]."""
         n, height, width, channels = x.shape
-        normed = self._group_norm(layer.norm, x, silu=False)
+        normed = self._group_norm(layer.norm, x, silu=False).view(n, height * width, channels)
         weight, _ = self.prepared.weights[layer.proj_in]
         # From here to proj_out the tokens carry biases that are not due yet: see PreparedWeights.
-        tokens = self.ops.linear(normed.view(n, height * width, channels), weight, self.prepared.stream_bias[layer])
+        tokens = self.ops.linear(normed, weight, self.prepared.stream_bias[layer])
+        del normed
         pending: Tensor | None = None  # a product that the next reader of the tokens adds
         for index, block in enumerate(layer.transformer_blocks):
             step.options["block_index"] = index
             if step.is_patched(index):
                 offsets = self.prepared.offsets[block]
                 tokens = self.ops.add_bias(tokens, offsets[0], pending)
-                tokens = block(tokens, context=step.context, transformer_options=step.options).contiguous()
-                tokens, pending = self.ops.add_bias(tokens, -offsets[3], None), None
+                tokens = block(tokens, context=step.context, transformer_options=step.options)
+                # a copy, because another node may keep what its patch returned
+                tokens, pending = self.ops.add_bias(tokens.clone(memory_format=torch.contiguous_format), -offsets[3], None), None
             else:
                 tokens, pending = self._transformer_block(block, tokens, pending, step)
         tokens = tokens if pending is None else self.ops.add_bias(tokens, None, pending)
@@ -216,13 +222,24 @@ class UNetForward:
             q, k, v = self._linear(attn1.to_q, normed).chunk(3, dim=-1)
         else:
             q, k, v = (self._linear(projection, normed) for projection in self_attention_inputs(block))
-        tokens, pending = self._linear_onto(tokens, attn1.to_out[0], step.attention(q, k, v, attn1.heads))
+        del normed
+        attended = step.attention(q, k, v, attn1.heads)
+        del q, k, v
+        tokens, pending = self._linear_onto(tokens, attn1.to_out[0], attended)
+        del attended
         tokens, normed = self._layer_norm(block.norm2, tokens, pending, offsets[1], attn2.to_q)
-        k, v = step.cross.get(block) or self.keys_values(block, step.context)
-        attended = step.attention(self._linear(attn2.to_q, normed), k, v, attn2.heads)
+        q = self._linear(attn2.to_q, normed)
+        del normed
+        attended = step.attention(q, *(step.cross.get(block) or self.keys_values(block, step.context)), attn2.heads)
+        del q
         tokens, pending = self._linear_onto(tokens, attn2.to_out[0], attended)
+        del attended
         tokens, normed = self._layer_norm(block.norm3, tokens, pending, offsets[2], project)
-        gated = self.ops.geglu(self._linear(project, normed), fp8=contract in self.prepared.own.fp8)
+        del pending
+        projected = self._linear(project, normed)
+        del normed
+        gated = self.ops.geglu(projected, fp8=contract in self.prepared.own.fp8)
+        del projected
         return self._linear_onto(tokens, contract, gated)
 
     def _layer_norm(
@@ -254,6 +271,9 @@ class _Step:
         self.cross = cross
         self.emb: Tensor
         self.silu_emb: Tensor
+        # Pictures [N, C, H, W], channels-last, on their way through the layers: no caller's variable holds them longer than needed.
+        self.h: Tensor
+        self.skip: Tensor | None = None
         patches = options.get("patches", {})
         self.all_blocks_patched = any(patches.get(name) for name in BLOCK_PATCHES)
         self.layer_handlers = patches.get("forward_timestep_embed_patch", ())
@@ -270,24 +290,34 @@ class _Step:
             return self.forward.stock.attention(q, k, v, heads, self.options)
         return self.forward.attend(q, k, v, heads)
 
-    def block(self, block: Block, h: Tensor, output_shape: Any = None, skip: Tensor | None = None) -> Tensor:
-        """Run the layers of one block on channels-last [N, C, H, W] pictures, `h` and the channels of `skip` behind it."""
-        for kind, layer in block:
-            h, skip = self._layer(kind, layer, h, output_shape, skip), None
-        return h
+    def patch_output(self, patch: Callable[..., Any], dtype: torch.dtype) -> None:
+        """Let another node's output_block_patch change picture and skip connection."""
+        h, skip = patch(self.h, self.skip, self.options)
+        self.h = h.to(dtype)
+        if skip is not None and skip.shape[2:] != h.shape[2:]:  # a kernel would read past its end
+            raise ValueError(
+                f"An output_block_patch returned {list(h.shape)} and a skip of {list(skip.shape)}: sizes must match."
+            )
+        self.skip = None if skip is None else skip.to(dtype)
 
-    def _layer(self, kind: str, layer: Any, h: Tensor, output_shape: Any, skip: Tensor | None) -> Tensor:
+    def block(self, block: Block, output_shape: Any = None) -> None:
+        """Run the layers of one block on the picture, and on the channels of the skip connection behind it."""
+        for kind, layer in block:
+            self.h = self._layer(kind, layer, output_shape)
+            self.skip = None
+
+    def _layer(self, kind: str, layer: Any, output_shape: Any) -> Tensor:
         is_ours = kind != "other" and not any(isinstance(layer, handled) for handled, _ in self.layer_handlers)
         if is_ours and kind == "resblock":
-            second = None if skip is None else nhwc(skip)
-            return nchw(self.forward.resblock(layer, nhwc(h), self.silu_emb, second))
-        if skip is not None:
-            h = nchw(self.forward.ops.cat(nhwc(h), nhwc(skip)))
+            second = None if self.skip is None else nhwc(self.skip)
+            return nchw(self.forward.resblock(layer, nhwc(self.h), self.silu_emb, second))
+        if self.skip is not None:
+            self.h = nchw(self.forward.ops.cat(nhwc(self.h), nhwc(self.skip)))
         if not is_ours:
-            return self.forward.stock.layer(layer, h, self.emb, self.context, self.options, output_shape)
-        x = nhwc(h)
+            return self.forward.stock.layer(layer, self.h, self.emb, self.context, self.options, output_shape)
+        x = nhwc(self.h)
         if kind == "transformer":
-            self.options["activations_shape"] = list(h.shape)
+            self.options["activations_shape"] = list(self.h.shape)
             out = self.forward.transformer(layer, x, self)
             self.options["transformer_index"] += 1
             return nchw(out)

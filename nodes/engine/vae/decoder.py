@@ -46,18 +46,18 @@ class DecoderForward:
     def __call__(self, latents: Tensor) -> Tensor:
         """Decode; `latents` are in the dtype of the weights."""
         decoder = self._decoder
-        h = self._biased_conv(self._post_quant, nhwc(latents))
-        h = self._biased_conv(decoder.conv_in, h)
-        h = self._resnet(decoder.mid.block_1, h)
-        h = self._attention(decoder.mid.attn_1, h)
-        h = self._resnet(decoder.mid.block_2, h)
+        # Each layer takes the picture off this list: a variable here would hold it until the layer's end, half a GiB at 1024x1024.
+        way = [self._biased_conv(self._post_quant, nhwc(latents))]
+        way.append(self._biased_conv(decoder.conv_in, way.pop()))
+        self._resnet(decoder.mid.block_1, way)
+        self._attention(decoder.mid.attn_1, way)
+        self._resnet(decoder.mid.block_2, way)
         for level in reversed(range(decoder.num_resolutions)):
             for block in decoder.up[level].block:
-                h = self._resnet(block, h)
+                self._resnet(block, way)
             if level != 0:
-                larger = self._ops.upsample(h, [2 * h.shape[1], 2 * h.shape[2]])
-                h = self._biased_conv(decoder.up[level].upsample.conv, larger)
-        h = self._group_norm(decoder.norm_out, h)
+                self._upsample(decoder.up[level].upsample, way)
+        h = self._group_norm(decoder.norm_out, way.pop(), in_place=True)
         weight, bias = self._weights[decoder.conv_out]
         return nhwc(F.conv2d(nchw(h), weight, bias, padding=decoder.conv_out.padding))
 
@@ -67,25 +67,40 @@ class DecoderForward:
     def _biased_conv(self, module: Any, x: Tensor) -> Tensor:
         return self._ops.add_bias(self._conv(module, x), self._weights[module][1], None)
 
-    def _group_norm(self, module: Any, x: Tensor, *, add: Tensor | None = None, silu: bool = True) -> Tensor:
+    def _group_norm(
+        self, module: Any, x: Tensor, *, add: Tensor | None = None, silu: bool = True, in_place: bool = False
+    ) -> Tensor:
         weight, bias = self._weights[module]
-        return self._ops.group_norm(x, weight, bias, module.num_groups, module.eps, add=add, silu=silu)
+        return self._ops.group_norm(x, weight, bias, module.num_groups, module.eps, add=add, silu=silu, in_place=in_place)
 
     def _linear(self, module: Any, x: Tensor) -> Tensor:
         weight, bias = self._weights[module]
         return self._ops.linear(x, weight.view(weight.shape[0], -1), bias)
 
-    def _resnet(self, block: Any, x: Tensor) -> Tensor:
-        h = self._conv(block.conv1, self._group_norm(block.norm1, x))
+    def _resnet(self, block: Any, way: list[Tensor]) -> None:
+        x = way.pop()
         add = self._weights[block.conv1][1].expand(x.shape[0], -1).contiguous()
-        h = self._conv(block.conv2, self._group_norm(block.norm2, h, add=add))
-        skip = x if block.in_channels == block.out_channels else self._linear(block.nin_shortcut, x)
-        return self._ops.add_bias(h, self._weights[block.conv2][1], skip)
+        changes_channels = block.in_channels != block.out_channels
+        # Before the rest: nothing but the norm reads the input then, which may take its place.
+        shortcut = self._linear(block.nin_shortcut, x) if changes_channels else x
+        x = self._group_norm(block.norm1, x, in_place=changes_channels)
+        x = self._conv(block.conv1, x)
+        x = self._group_norm(block.norm2, x, add=add, in_place=True)
+        x = self._conv(block.conv2, x)
+        way.append(self._ops.add_bias(x, self._weights[block.conv2][1], shortcut))
 
-    def _attention(self, block: Any, x: Tensor) -> Tensor:
+    def _upsample(self, layer: Any, way: list[Tensor]) -> None:
+        x = way.pop()
+        x = self._ops.upsample(x, [2 * x.shape[1], 2 * x.shape[2]])
+        x = self._conv(layer.conv, x)
+        way.append(self._ops.add_bias(x, self._weights[layer.conv][1], None))
+
+    def _attention(self, block: Any, way: list[Tensor]) -> None:
+        x = way.pop()
         n, height, width, channels = x.shape
         normed = self._group_norm(block.norm, x, silu=False).view(n, 1, height * width, channels)
         out = F.scaled_dot_product_attention(
             self._linear(block.q, normed), self._linear(block.k, normed), self._linear(block.v, normed)
         )
-        return self._ops.add_bias(self._linear(block.proj_out, out.reshape(n, height, width, channels)), None, x)
+        out = self._linear(block.proj_out, out.reshape(n, height, width, channels))
+        way.append(self._ops.add_bias(out, None, x))

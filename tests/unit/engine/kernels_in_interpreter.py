@@ -54,6 +54,10 @@ for dtype, (n, h, w, c) in ((torch.float32, (2, 4, 3, 64)), (torch.float32, (1, 
             triton_pictures.group_norm(x, weight, bias, 32, 1e-5, add=extra, silu=silu),
             reference.group_norm(x, weight, bias, 32, 1e-5, add=extra, silu=silu),
         )
+    for ways in (triton_pictures, reference):
+        y = x.clone()
+        assert ways.group_norm(y, weight, bias, 32, 1e-5, add=add, in_place=True) is y
+        assert torch.equal(y, ways.group_norm(x, weight, bias, 32, 1e-5, add=add)), "group_norm in place"
     cut = c // 2 + 16
     split = x[..., :cut].contiguous(), x[..., cut:].contiguous()
     check(
@@ -62,7 +66,7 @@ for dtype, (n, h, w, c) in ((torch.float32, (2, 4, 3, 64)), (torch.float32, (1, 
         reference.group_norm(x, weight, bias, 32, 1e-5, add=add),
     )
     for b, residual in ((bias, x), (bias, None), (None, x)):
-        check("add_bias", triton_tokens.add_bias(x, b, residual), reference.add_bias(x, b, residual))
+        check("add_bias", triton_tokens.add_bias(x.clone(), b, residual), reference.add_bias(x.clone(), b, residual))
     tokens = x.view(n, h * w, c)
     for delta, offset in itertools.product((None, torch.randn_like(tokens)), (None, torch.randn(c))):
         norms = (triton_tokens.residual_layer_norm, reference.residual_layer_norm)

@@ -49,16 +49,16 @@ def test_another_vae_is_refused_with_the_reason():
     assert [d.reason for d in plan.decisions] == ["WanVAE is not an SDXL VAE (it is a WanVAE); passed through untouched"]
 
 
-def test_need_of_a_decode_is_less_than_half_of_what_comfyui_reserves():
+def test_need_of_a_decode_is_less_than_a_third_of_what_comfyui_reserves():
     ours = decode_bytes(1024 * 1024, 2, 128)
-    assert 1.84 * GIB < ours < 1.9 * GIB
-    assert 2.25 < 2178 * 1024 * 1024 * 2 / ours < 2.35
+    assert 1.2 * GIB < ours < 1.25 * GIB
+    assert 3.4 < 2178 * 1024 * 1024 * 2 / ours < 3.5
 
 
 @pytest.mark.parametrize(
     ("machine", "bytes_per_pixel", "reason"),
     [
-        (H100, 950, "the measured need of a decode is reserved (ComfyUI reserves 2.3 times it)"),
+        (H100, 630, "the measured need of a decode is reserved (ComfyUI reserves 3.5 times it)"),
         (
             replace(H100, triton_missing="is not installed"),
             1110,
@@ -76,13 +76,13 @@ def test_memory_is_reserved_as_measured_or_as_comfyui_does(machine, bytes_per_pi
 
 @pytest.mark.parametrize(
     ("chosen", "pixels", "free_gib", "expected"),
-    [(0, 1024**2, 70, 1), (0, 256**2, 70, 1), (9, 256**2, 0.5, 4), (8, 1024**2, 70, 8), (8, 1024**2, 6, 3), (0, 1024**2, 1, 0)],
+    [(0, 1024**2, 70, 1), (0, 256**2, 70, 1), (9, 256**2, 0.5, 6), (8, 1024**2, 70, 8), (8, 1024**2, 6, 4), (0, 1024**2, 1, 0)],
 )
 def test_pictures_per_pass(chosen, pixels, free_gib, expected):
     assert pictures_per_pass(chosen, decode_bytes(pixels, 2, 128), int(free_gib * GIB)) == expected
 
 
-@pytest.mark.parametrize(("free_gib", "expected"), [(1.0, 80), (0.5, 56), (0.01, MIN_TILE)])
+@pytest.mark.parametrize(("free_gib", "expected"), [(1.0, 96), (0.5, 72), (0.01, MIN_TILE)])
 def test_tiles_fit_into_free_memory(free_gib, expected):
     picture = decode_bytes(1024 * 1024, 2, 128)
     tile = tile_size(128, 128, picture, int(free_gib * GIB))
