@@ -54,6 +54,7 @@ export class MemoryFeed {
   /** Forgets what is known and asks anew: after a reconnection the server may be another one. */
   restart() {
     clearInterval(this.#timer);
+    this.#timer = undefined;
     this.isAway = false;
     this.store.clear();
     this.redraw();
@@ -64,9 +65,11 @@ export class MemoryFeed {
 
   async #renew() {
     const { seq } = this.store;
+    const timer = this.#timer;
     try {
       const response = await this.server.fetchApi(`/fast-sprites/history?since=${seq}&rate_hz=${this.#rateHz}`);
-      if (response.ok && this.isOn) this.#take(await response.json());
+      const news = response.ok && (await response.json());
+      if (news && timer === this.#timer) this.#take(news); // else it was asked for before a restart
     } catch {
       // The server is away; "reconnected" follows.
     }
