@@ -132,20 +132,15 @@ def with_decode(vae: Any, decoder: Any, unloaded: Callable[[], None]) -> Any:
     return copied
 
 
-def decode(vae: Any, samples: torch.Tensor) -> torch.Tensor:
-    """Decode as this VAE does, whatever node has replaced that."""
-    return vae.decode(samples, vae_options={})
-
-
 def decode_each(vae: Any, samples: torch.Tensor, finish: Callable[[torch.Tensor], T]) -> Generator[T]:
-    """Decode as `decode` does and yield in order what `finish` makes of pictures [n, H, W, C], on any device.
+    """Decode as this VAE does, whatever node has replaced that, and yield in order what `finish` makes of pictures [n, H, W, C].
 
-    Optimize VAE's decoder gives them out as they are decoded, any other VAE all at once. Close the generator where it is not used up.
+    They are on any device. Optimize VAE's decoder gives them out as they are decoded, any other VAE all at once. Close the generator where it is not used up.
     """
     if "stock_class" in vars(type(vae)) and "decode" not in vars(vae):
         yield from vae.fast_sprites_decoder.each(vae, samples, {}, finish)
     else:
-        yield finish(decode(vae, samples))
+        yield finish(vae.decode(samples, vae_options={}))
 
 
 def core_decode(vae: Any, samples: torch.Tensor, vae_options: dict[str, Any]) -> torch.Tensor:

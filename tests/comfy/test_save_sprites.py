@@ -220,8 +220,8 @@ def test_stream_saves_what_was_drawn_before_the_rest_is_drawn(save, output, benc
 
 def test_an_optimized_vae_decodes_the_stream(save, pack_nodes, bench, vae, monkeypatch):
     decoders = package(pack_nodes, "engine.vae.run_decode").SpriteDecoder
-    decode, decoded = decoders.__call__, []
-    monkeypatch.setattr(decoders, "__call__", lambda *args: decoded.append(len(args[2])) or decode(*args))
+    each, decoded = decoders.each, []
+    monkeypatch.setattr(decoders, "each", lambda *args: decoded.append(len(args[2])) or each(*args))
     node = pack_nodes["OptimizeVAE"].PREPARE_CLASS_CLONE({"hidden_inputs": {}})
     optimized = node.execute(vae, precision="auto", channels_last="on", pictures_per_pass=0).args[0]
     stream = bench.run(count=3, micro_batch=2, steps=1, sampler_name="euler", draw="while saving")[3]

@@ -8,15 +8,17 @@ import functools
 import struct
 import zlib
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 
 
 @functools.cache
-def deflate() -> tuple[str, Callable[[bytes], bytes]]:
+def deflate() -> tuple[str, Callable[[Any], bytes]]:
     """Return name and function of the fastest installed deflate; all of them write zlib streams."""
     try:
         from isal import isal_zlib
@@ -31,33 +33,47 @@ def deflate() -> tuple[str, Callable[[bytes], bytes]]:
     return "zlib-ng", lambda data: zlib_ng.compress(data, 3)
 
 
-def encode_png(pixels: NDArray[np.uint8], texts: Mapping[str, str]) -> bytes:
-    """Return a PNG of [H, W, C] pixels (C: 1, 3 or 4) with text chunks; texts must be Latin-1, such as JSON in ASCII.
+def encode_png(rows: NDArray[np.uint8], channels: int, texts: Mapping[str, str]) -> bytes:
+    """Return a PNG of what `filtered` made of pixels with 1, 3 or 4 channels; texts must be Latin-1, such as JSON in ASCII.
 
     Format: https://www.w3.org/TR/png-3/.
     """
-    height, width, channels = pixels.shape
-    header = struct.pack(">IIBBBBB", width, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
+    height, length = rows.shape
+    header = struct.pack(">IIBBBBB", (length - 1) // channels, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
     chunks = [_chunk(b"IHDR", header)]
     chunks += [_chunk(b"tEXt", key.encode("latin-1") + b"\0" + text.encode("latin-1")) for key, text in texts.items()]
-    chunks += [_chunk(b"IDAT", deflate()[1](_filtered(pixels))), _chunk(b"IEND", b"")]
+    chunks += [_chunk(b"IDAT", deflate()[1](rows)), _chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
-def _filtered(pixels: NDArray[np.uint8]) -> bytes:
-    """Return the rows with the filter of each that leaves the least sum of absolute differences (PNG specification, 12.7)."""
+def filtered(pixels: Any) -> Any:
+    """Return the rows of [H, W, C] pixels, [H, 1 + W * C], with the filter of each that leaves the least sum of absolute differences.
+
+    Bytes in numpy's memory or torch's, on any device; the filters are those of the PNG specification, the choice is its 12.7.
+    """
+    array = library(pixels)
     height, width, channels = pixels.shape
     rows = pixels.reshape(height, width * channels)
-    candidates = np.empty((3, height, 1 + width * channels), dtype=np.uint8)
-    for i, kind in enumerate((0, 1, 2)):
-        candidates[i, :, 0] = kind
-        candidates[i, :, 1:] = rows
+    named = array.concatenate([rows[:, :1], rows], 1)
+    candidates = array.stack([named, named, named])
+    for kind in (0, 1, 2):
+        candidates[kind, :, 0] = kind
     candidates[1, :, 1 + channels :] -= rows[:, :-channels]
     candidates[2, 1:, 1:] -= rows[:-1]
     # An unsigned byte and its negative: the smaller is the absolute value of the byte read as signed.
-    costs = np.minimum(candidates[:, :, 1:], np.negative(candidates[:, :, 1:])).sum(axis=2, dtype=np.uint32)
-    return candidates[costs.argmin(axis=0), np.arange(height)].tobytes()
+    values = candidates[:, :, 1:]
+    kinds = array.minimum(values, -values).sum(2, dtype=array.int32).argmin(0)
+    row_numbers = array.ones_like(kinds).cumsum(0) - 1  # on the device of the pixels
+    return candidates[kinds, row_numbers]
+
+
+def library(values: Any) -> Any:
+    """Return torch for a tensor and numpy for an array: functions that use what both have under one name work on any device.
+
+    numpy is no slower than torch on a CPU, and starts no threads of its own in each thread that calls it.
+    """
+    return torch if isinstance(values, torch.Tensor) else np

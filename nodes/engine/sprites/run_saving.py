@@ -1,14 +1,16 @@
 """Save sprites in parallel, each under a name of its own and with the workflow that draws it alone."""
 
+import contextlib
 import io
 import json
 import logging
 import os
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
@@ -19,13 +21,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ...comfy_adapters import folders, saving
-from ...comfy_adapters.vae import decode
+from ...comfy_adapters.vae import decode_each
 from ..errors import BadInputError, PackError
 from .file_names import FORMATS, publish, sprite_name
 from .png import deflate, encode_png
 from .prompts import SpritePrompt
 from .restore import edit_prompt, edit_workflow, is_page_graph, single_sprite_edits
 from .run_batch import SpriteStream
+from .staging import Content, stage
 
 log = logging.getLogger("fast_sprites")
 
@@ -36,7 +39,7 @@ _THREADS = min(8, os.cpu_count() or 1)
 _MAX_WAITING = 2 * _THREADS
 """Pictures that are being encoded or wait for it."""
 _PICTURES_PER_DECODE = 8
-"""Decoded pictures that a stream holds beside those; a call of OptimizeVAE's decoder copies one while it decodes the next."""
+"""Decoded pictures that a stream holds beside those where the VAE decodes them all at once; OptimizeVAE's decoder gives them one by one."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def save_images(images: torch.Tensor, request: SavingRequest) -> SavedSprites:
     _check(count, height, width, channels, request)
     with _Writer(count, height, width, request, {}) as writer:
         for i, picture in enumerate(images):
-            writer.add(i, picture)
+            writer.add(i, stage(picture, request.file_format))
     return writer.saved()
 
 
@@ -117,14 +120,19 @@ def save_stream(stream: SpriteStream, vae: Any, request: SavingRequest) -> Saved
     # Whatever else stands in the graph and in its metadata, these make the same files.
     same = (vae, replace(request, prompts=tuple(request.prompts or ()), prompt=None, extra_pnginfo=None))
     files = stream.half_saved[same] = {i: file for i, file in stream.half_saved.get(same, {}).items() if file.path.is_file()}
+
+    def stage_all(pictures: torch.Tensor) -> list[Callable[[], Content]]:
+        return [stage(picture, request.file_format) for picture in pictures]
+
     with _Writer(count, stream.height, stream.width, request, files) as writer:
         first = 0
         for latents in stream.micro_batches(request.node_id):
             for few in latents.split(_PICTURES_PER_DECODE):
                 rows = [row for row in range(len(few)) if first + row not in files]
                 if rows:
-                    for row, picture in zip(rows, decode(vae, few[rows]), strict=True):
-                        writer.add(first + row, picture)
+                    with contextlib.closing(decode_each(vae, few[rows], stage_all)) as passes:
+                        for row, picture in zip(rows, chain.from_iterable(passes), strict=True):
+                            writer.add(first + row, picture)
                 first += len(few)
     saved = writer.saved()
     del stream.half_saved[same]
@@ -157,15 +165,15 @@ class _Writer:
         line = None if request.prompts is None else request.prompts[i].line
         return sprite_name(request.pattern, request.first_index - 1 + i, seed, line, *self._size)
 
-    def add(self, i: int, picture: torch.Tensor) -> None:
-        """Save the picture [H, W, C] of sprite `i`; waits while many are unsaved. Raises PackError if the disk has refused one."""
+    def add(self, i: int, picture: Callable[[], Content]) -> None:
+        """Save the picture of sprite `i`; waits while many are unsaved. Raises PackError if the disk has refused one."""
         self._free.acquire()
         self._raise_refusal()
         future = self._pool.submit(self._save, i, picture, _texts(i, self._request, self._page_graph))
         future.add_done_callback(lambda _: self._free.release())
         self._futures.append(future)
 
-    def _save(self, i: int, picture: torch.Tensor, texts: dict[str, str]) -> None:
+    def _save(self, i: int, picture: Callable[[], Content], texts: dict[str, str]) -> None:
         subfolder, _, stem = self._names[i]
         self._files[i] = _save(picture, self._output / subfolder, stem, texts, self._request.file_format)
 
@@ -275,15 +283,16 @@ def _texts(i: int, request: SavingRequest, page_graph: Mapping[str, Any] | None)
     return texts
 
 
-def _save(picture: torch.Tensor, folder: Path, stem: str, texts: dict[str, str], file_format: str) -> _File:
-    values = picture.cpu().numpy()
-    # The same arithmetic as ComfyUI's SaveImage, so that the pixels are the same; it leaves NaN to the processor, here it is black.
-    pixels = np.nan_to_num(np.clip(255.0 * values, 0, 255), copy=False).astype(np.uint8)
-    data = encode_png(pixels, texts) if file_format == "png" else _encode_webp(pixels, texts)
+def _save(picture: Callable[[], Content], folder: Path, stem: str, texts: dict[str, str], file_format: str) -> _File:
+    content = picture()
+    if file_format == "png":
+        data = encode_png(content.data, content.channels, texts)
+    else:
+        data = _encode_webp(content.data, texts)
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.write_bytes(data)
-        return _File(publish(temporary, folder, stem, f".{file_format}"), bool(np.isfinite(values).all()))
+        return _File(publish(temporary, folder, stem, f".{file_format}"), content.is_finite)
     finally:
         temporary.unlink(missing_ok=True)
 
