@@ -6,7 +6,6 @@ Pictures are [N, H, W, C] contiguous, tokens [N, L, C].
 import contextlib
 import importlib
 import subprocess
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import reference
+from .arena import Source
 from .reference import Fp8Rows
 
 
@@ -29,58 +29,6 @@ def nchw(x: Tensor) -> Tensor:
     return x.permute(0, 3, 1, 2)
 
 
-class Arena:
-    """Device memory that a CUDA graph owns: blocks that are handed out again once every tensor in them is gone.
-
-    Tensors allocated while a stream is captured under cudaMallocAsync, ComfyUI's default, have no address that Triton's launcher
-    accepts; and all graphs of one model can share these blocks, because they never run at the same time.
-    """
-
-    def __init__(self) -> None:
-        self._blocks: list[Tensor] = []
-        self._idle_count = 0
-        self._handed_out: dict[int, int] = {}  # address of a block, its size
-
-    def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        """Return an uninitialised contiguous tensor in the smallest free block that is not wastefully large."""
-        count = 1
-        for length in shape:
-            count *= length
-        nbytes = max(512, count * dtype.itemsize)
-        block = next((b for b in self._blocks if nbytes <= b.numel() <= 4 * nbytes and self._is_idle(b)), None)
-        if block is None:
-            block = self._make(-(-nbytes // 512) * 512, device)
-        self._handed_out[block.data_ptr()] = block.numel()
-        return block[: count * dtype.itemsize].view(dtype).view(tuple(shape))
-
-    def _make(self, nbytes: int, device: torch.device) -> Tensor:
-        with torch.inference_mode(False):  # a later capture may be outside of it (CapturedForward)
-            block = torch.empty(nbytes, dtype=torch.uint8, device=device)
-        self._idle_count = torch._C._storage_Use_Count(block.untyped_storage()._cdata)
-        self._blocks.append(block)
-        self._blocks.sort(key=Tensor.numel)
-        return block
-
-    def reserve(self, sizes: Sequence[int], device: torch.device) -> None:
-        """Make the blocks of `sizes`, in bytes, that are not there, and count from here what is handed out."""
-        for size, blocks in Counter(sizes).items():
-            for _ in range(blocks - sum(block.numel() == size for block in self._blocks)):
-                self._make(size, device)
-        self._handed_out.clear()
-
-    def sizes_handed_out(self) -> tuple[int, ...]:
-        """Return the sizes in bytes of the blocks handed out since reserve()."""
-        return tuple(self._handed_out.values())
-
-    def _is_idle(self, block: Tensor) -> bool:
-        return torch._C._storage_Use_Count(block.untyped_storage()._cdata) == self._idle_count
-
-    @property
-    def nbytes(self) -> int:
-        """Return the size of all blocks."""
-        return sum(block.numel() for block in self._blocks)
-
-
 class TorchOps:
     """Every operation on torch's own kernels; tensors come from torch's allocator."""
 
@@ -89,8 +37,8 @@ class TorchOps:
     """What is raised where a kernel cannot be compiled for the device."""
 
     @contextlib.contextmanager
-    def allocating_from(self, arena: Arena) -> Iterator[None]:
-        """Take results from `arena` where the operations allow it; here they do not."""
+    def allocating_from(self, source: Source) -> Iterator[None]:
+        """Take results from `source` where the operations allow it; here they do not."""
         yield
 
     def group_norm(
@@ -155,7 +103,7 @@ class TorchOps:
 
 
 class TritonOps(TorchOps):
-    """Fused operations on Triton kernels, the rest on torch; every result that a kernel reads can come from an Arena."""
+    """Fused operations on Triton kernels, the rest on torch; every result that a kernel reads can come from a Source."""
 
     name = "triton"
 
@@ -165,24 +113,24 @@ class TritonOps(TorchOps):
         # PTXASError, CompilationError and OutOfResources are no RuntimeErrors; the others are a C compiler that fails or is gone, and a
         # cache that cannot be written (triton/runtime/build.py and cache.py).
         self.compile_errors = (importlib.import_module("triton.errors").TritonError, subprocess.CalledProcessError, OSError)
-        self._arena: Arena | None = None
+        self._source: Source | None = None
 
     def __deepcopy__(self, memo: Any) -> "TritonOps":
         """Return a new one: modules cannot be copied, and packs copy whole models and VAEs."""
         return TritonOps()
 
     @contextlib.contextmanager
-    def allocating_from(self, arena: Arena) -> Iterator[None]:
-        """Take results from `arena` inside the body."""
-        self._arena = arena
+    def allocating_from(self, source: Source) -> Iterator[None]:
+        """Take results from `source` inside the body."""
+        self._source = source
         try:
             yield
         finally:
-            self._arena = None
+            self._source = None
 
     def _empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-        if self._arena is not None:
-            return self._arena.empty(shape, dtype, device)
+        if self._source is not None:
+            return self._source.empty(shape, dtype, device)
         return torch.empty(tuple(shape), dtype=dtype, device=device)
 
     def group_norm(

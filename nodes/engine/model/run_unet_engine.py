@@ -25,6 +25,7 @@ from ...comfy_adapters.weights import (
     require_plain_modules,
     require_room,
 )
+from ..kernels.arena import Lifetimes
 from ..kernels.ops import compile_failure, engine_ops
 from ..unet.forward import BLOCK_PATCHES, StockPieces, UNetForward
 from ..unet.fp8 import fp8_linears
@@ -99,7 +100,7 @@ class _Known:
         self.attention = attention  # ComfyUI's, which some packs replace between two runs
         self.verified: set[Hashable] = set()
         self.no_graph: dict[Hashable, str] = {}  # why a shape runs without one
-        self.arena_sizes: dict[Hashable, tuple[int, ...]] = {}
+        self.lifetimes: dict[Hashable, Lifetimes] = {}  # of the tensors in a graph
 
 
 class UNetEngine:
@@ -289,7 +290,7 @@ class UNetEngine:
                 run.graph_keys.add(key)
             except CaptureError as error:
                 known.no_graph[key] = why = str(error)
-                self._graphs = None  # their arena has blocks for this shape too, which nobody will use
+                self._graphs = None  # their arena has room for this shape too, which nobody will use
         if captured is None:
             run.notes[f"no CUDA graph: {why}"] = None
             return inputs.through(forward)
@@ -301,8 +302,8 @@ class UNetEngine:
     @staticmethod
     def _capture(graphs: GraphCache, known: _Known, key: Hashable, forward: UNetForward, inputs: _Inputs) -> CapturedForward:
         tensors = inputs.x, inputs.timesteps, inputs.context, inputs.y
-        captured = graphs.capture(key, forward, *tensors, inputs.control, arena_sizes=known.arena_sizes.get(key, ()))
-        known.arena_sizes[key] = captured.arena_sizes
+        captured = graphs.capture(key, forward, *tensors, inputs.control, lifetimes=known.lifetimes.get(key))
+        known.lifetimes[key] = captured.lifetimes
         return captured
 
     def _prepare(self, run: _Run, model: Any, x: Tensor) -> UNetForward:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..kernels.ops import Arena
+from ..kernels.arena import Arena, Lifetimes, Recorder
 from ..memory.graph_pools import count_own, give_back_captured
 from .forward import KeysValues, UNetForward
 
@@ -90,11 +90,11 @@ class CapturedForward:
 
     def __init__(
         self, forward: UNetForward, x: Tensor, timesteps: Tensor, context: Tensor, y: Tensor | None, control: Any, arena: Arena,
-        arena_sizes: tuple[int, ...],
+        lifetimes: Lifetimes | None,
     ):  # fmt: skip
-        """Run once, so that every library has its workspace and kernels and the arena its blocks, then capture.
+        """Run where the tensors will lie, so that every library has its workspace and kernels, then capture.
 
-        `arena_sizes` are the blocks that an earlier capture of the same shape took, if there was one.
+        `lifetimes` are those that an earlier capture of the same shape recorded; without one a first run records them.
         """
         # A later run may be outside of inference mode, where torch does not let its tensors be written to.
         with torch.inference_mode(False), torch.no_grad():
@@ -110,25 +110,33 @@ class CapturedForward:
         self._context_key: Hashable = None
         self._context_graph = torch.cuda.CUDAGraph()
         self._graph = torch.cuda.CUDAGraph()
+        self.lifetimes = lifetimes or self._record(forward)
         stream = capture_stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
         try:
-            with torch.cuda.stream(stream), forward.ops.allocating_from(arena):
-                # Blocks made late in one pass are taken early in the next, so it takes passes until none is missing.
-                arena.reserve(arena_sizes, x.device)
-                made = -1
-                while made != arena.nbytes:
-                    made = arena.nbytes
+            with torch.cuda.stream(stream):
+                planned = arena.planned(self.lifetimes, x.device)
+                with forward.ops.allocating_from(planned):
                     self._fill_cross(forward)
                     self._run(forward)
-                self._capture(self._context_graph, lambda: self._fill_cross(forward))
-                self._capture(self._graph, lambda: self._run(forward))
+                    planned.restart()
+                    self._capture(self._context_graph, lambda: self._fill_cross(forward))
+                    self._capture(self._graph, lambda: self._run(forward))
         finally:  # after a failure too: what the passes still write is freed to this stream then
             torch.cuda.current_stream(x.device).wait_stream(stream)
-        self.arena_sizes = arena.sizes_handed_out()
         held = [*self._inputs, self._y, *control_tensors(self._control), self._output, *itertools.chain(*self._cross.values())]
         self.nbytes: int = sum(tensor.nbytes for tensor in held if tensor is not None)
         """What it holds outside the arena, but for what was allocated while capturing."""
+
+    def _record(self, forward: UNetForward) -> Lifetimes:
+        """Run both parts in memory of torch's, on the stream whose memory the first step has just given back to it."""
+        recorder = Recorder()
+        with forward.ops.allocating_from(recorder):
+            self._fill_cross(forward)
+            self._run(forward)
+        if self._output.is_cuda:  # else torch keeps as much again beside the arena
+            torch.cuda.empty_cache()
+        return recorder.lifetimes()
 
     @staticmethod
     def _capture(graph: Any, body: Callable[[], None]) -> None:
@@ -201,12 +209,12 @@ class GraphCache:
             self._graphs.move_to_end(key)
         return self._graphs.get(key)
 
-    def capture(self, key: Hashable, forward: UNetForward, *inputs: Any, arena_sizes: tuple[int, ...] = ()) -> CapturedForward:
+    def capture(self, key: Hashable, forward: UNetForward, *inputs: Any, lifetimes: Lifetimes | None = None) -> CapturedForward:
         """Capture and keep a graph for `key`; raises CaptureError when that is not possible, unless memory ran out."""
         while len(self._graphs) >= MAX_GRAPHS:
             self._graphs.popitem(last=False)
         try:
-            captured = CapturedForward(forward, *inputs, arena=self._arena, arena_sizes=arena_sizes)
+            captured = CapturedForward(forward, *inputs, arena=self._arena, lifetimes=lifetimes)
         except (RuntimeError, ValueError) as error:  # CUDA's and the Triton launcher's
             if self._is_out_of_memory(error):
                 raise  # the shape itself may be captured another time
