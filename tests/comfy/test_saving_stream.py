@@ -1,7 +1,10 @@
 """The stream of SaveSprites with OptimizeVAE's decoder, which gives pictures out one by one: what is finished stays, whatever follows."""
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -98,3 +101,35 @@ def test_a_picture_of_no_numbers_is_told_with_its_number(save, pack_nodes, outpu
     found = pixels(output)
     assert found[f"s00002.{format}"].max() == 0
     assert found[f"s00001.{format}"].max() > 0
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 8])
+def test_large_pictures_in_a_pool_of_any_size(save, pack_nodes, output, monkeypatch, num_threads):
+    """Their strips are given to the pool that is full of pictures."""
+    monkeypatch.setattr(package(pack_nodes, "engine.sprites.run_saving"), "_THREADS", num_threads)
+    images = torch.rand(9, 400, 500, 3, generator=torch.Generator().manual_seed(4))
+    save(images, "s%index%")
+    for picture, path in zip(images.numpy(), sorted(output.iterdir()), strict=True):
+        assert path.read_bytes() == one_after_the_other(pack_nodes, picture, Image.open(path).info)
+
+
+def one_after_the_other(pack_nodes: dict[str, Any], picture: Any, texts: dict[Any, str]) -> bytes:
+    rows, _ = package(pack_nodes, "engine.sprites.staging").content(picture, "png")
+    return package(pack_nodes, "engine.sprites.png").encode_png(rows, 3, texts)
+
+
+def test_what_waits_is_saved_when_python_ends(pack_nodes):
+    """Pools take nothing new then, and finish what they have."""
+    writer = package(pack_nodes, "engine.sprites.run_saving")._Writer
+    ended = SimpleNamespace(_pool=ThreadPoolExecutor(1))
+    ended._pool.shutdown()
+    assert writer._in_idle_threads(ended, lambda value: bytes([value]), range(3)) == [b"\0", b"\1", b"\2"]
+
+
+def test_strips_are_made_two_at_a_time(pack_nodes):
+    met = threading.Barrier(2, timeout=20)
+    with ThreadPoolExecutor(1) as pool:
+        strips = package(pack_nodes, "engine.sprites.run_saving")._Writer._in_idle_threads(
+            SimpleNamespace(_pool=pool), lambda value: bytes([value, met.wait() * 0]), range(6)
+        )
+    assert strips == [bytes([value, 0]) for value in range(6)]

@@ -7,8 +7,8 @@ zlib-ng and 15 ms with ISA-L, in files 11 %, 6 % and 5 % larger (a picture of fl
 import functools
 import struct
 import zlib
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,32 +17,60 @@ from numpy.typing import NDArray
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
 
 
+_WINDOW_BYTES = 32 * 1024
+_STRIP_BYTES = 512 * 1024
+"""Of a picture's rows that one thread deflates; fixed, so that a file's bytes are the same on every machine."""
+
+
+class Map(Protocol):
+    """Calls a function with each of some values, in any threads, and returns the results in order."""
+
+    def __call__(self, function: Callable[[int], bytes], values: Sequence[int], /) -> Iterable[bytes]:
+        """Return `[function(value) for value in values]`."""
+        ...
+
+
 @functools.cache
-def deflate() -> tuple[str, Callable[[Any], bytes]]:
+def deflate() -> tuple[str, Callable[[NDArray[np.uint8], Map], bytes]]:
     """Return name and function of the fastest installed deflate; all of them write zlib streams."""
     try:
         from isal import isal_zlib
     except ImportError:
         pass
     else:
-        return "isa-l", lambda data: isal_zlib.compress(data, 1)
+        # Strips took up to 23 % more time of so little.
+        return "isa-l", lambda data, _: isal_zlib.compress(data, 1)
     try:
         from zlib_ng import zlib_ng
     except ImportError:
-        return "zlib", lambda data: zlib.compress(data, 4)
-    return "zlib-ng", lambda data: zlib_ng.compress(data, 3)
+        return "zlib", functools.partial(_in_strips, zlib, 4)
+    return "zlib-ng", functools.partial(_in_strips, zlib_ng, 3)
 
 
-def encode_png(rows: NDArray[np.uint8], channels: int, texts: Mapping[str, str]) -> bytes:
+def _in_strips(library: Any, level: int, rows: NDArray[np.uint8], run: Map) -> bytes:
+    """Deflate strips apart and join them, each with what stands before it as its dictionary, as pigz does (https://zlib.net/pigz/)."""
+    data = rows.reshape(-1).data
+
+    def strip(start: int) -> bytes:
+        before = data[max(0, start - _WINDOW_BYTES) : start]
+        stream = library.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=before)
+        is_last = start + _STRIP_BYTES >= len(data)
+        return stream.compress(data[start : start + _STRIP_BYTES]) + stream.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)
+
+    strips = run(strip, range(0, len(data), _STRIP_BYTES))
+    return b"".join((b"\x78\x5e", *strips, zlib.adler32(data).to_bytes(4, "big")))
+
+
+def encode_png(rows: NDArray[np.uint8], channels: int, texts: Mapping[str, str], run: Map = map) -> bytes:
     """Return a PNG of what `filtered` made of pixels with 1, 3 or 4 channels; texts must be Latin-1, such as JSON in ASCII.
 
-    Format: https://www.w3.org/TR/png-3/.
+    `run` may use several threads; the bytes are the same. Format: https://www.w3.org/TR/png-3/.
     """
     height, length = rows.shape
     header = struct.pack(">IIBBBBB", (length - 1) // channels, height, 8, _COLOUR_TYPES[channels], 0, 0, 0)
     chunks = [_chunk(b"IHDR", header)]
     chunks += [_chunk(b"tEXt", key.encode("latin-1") + b"\0" + text.encode("latin-1")) for key, text in texts.items()]
-    chunks += [_chunk(b"IDAT", deflate()[1](rows)), _chunk(b"IEND", b"")]
+    chunks += [_chunk(b"IDAT", deflate()[1](rows, run)), _chunk(b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 

@@ -8,7 +8,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -175,12 +175,28 @@ class _Writer:
 
     def _save(self, i: int, picture: Callable[[], Content], texts: dict[str, str]) -> None:
         subfolder, _, stem = self._names[i]
-        self._files[i] = _save(picture, self._output / subfolder, stem, texts, self._request.file_format)
+        content = picture()
+        if self._request.file_format == "png":
+            data = encode_png(content.data, content.channels, texts, self._in_idle_threads)
+        else:
+            data = _encode_webp(content.data, texts)
+        self._files[i] = _File(_write(data, self._output / subfolder, stem, self._request.file_format), content.is_finite)
+
+    def _in_idle_threads(self, function: Callable[[int], bytes], values: Sequence[int]) -> list[bytes]:
+        """Call `function` with each value here and in threads that are idle; what none has begun is done here, so that none waits in vain."""
+        try:
+            futures = [self._pool.submit(function, value) for value in values]
+        except RuntimeError:  # Python is ending, and pools take nothing new
+            return list(map(function, values))
+        # From the end, as the others begin at the front.
+        here = {i: function(value) for i, value in reversed(list(enumerate(values))) if futures[i].cancel()}
+        return [here[i] if i in here else future.result() for i, future in enumerate(futures)]
 
     def __enter__(self) -> "_Writer":
         return self
 
     def __exit__(self, *_: object) -> None:
+        wait(self._futures)  # they ask the pool for more
         self._pool.shutdown()
 
     def _raise_refusal(self) -> None:
@@ -191,7 +207,7 @@ class _Writer:
         if errors and not refused:
             raise errors[0]
         if refused:
-            self._pool.shutdown()
+            wait(self._futures)
             raise PackError(
                 f"Only {len(self._files)} of {self._count} sprites could be saved to {self._output / self._names[0][0]}: {refused[0]}; "
                 "make room or change filename."
@@ -283,16 +299,11 @@ def _texts(i: int, request: SavingRequest, page_graph: Mapping[str, Any] | None)
     return texts
 
 
-def _save(picture: Callable[[], Content], folder: Path, stem: str, texts: dict[str, str], file_format: str) -> _File:
-    content = picture()
-    if file_format == "png":
-        data = encode_png(content.data, content.channels, texts)
-    else:
-        data = _encode_webp(content.data, texts)
+def _write(data: bytes, folder: Path, stem: str, file_format: str) -> Path:
     temporary = folder / f".{uuid.uuid4().hex}.tmp"
     try:
         temporary.write_bytes(data)
-        return _File(publish(temporary, folder, stem, f".{file_format}"), content.is_finite)
+        return publish(temporary, folder, stem, f".{file_format}")
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,8 +1,11 @@
 import io
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fast_sprites.nodes.engine.sprites.png import deflate, encode_png, filtered
+from fast_sprites.nodes.engine.sprites.png import _in_strips, deflate, encode_png, filtered
 from PIL import Image
 
 
@@ -44,4 +47,25 @@ def test_rows_are_filtered():
 def test_deflate_has_a_name():
     name, compress = deflate()
     assert name in {"zlib", "zlib-ng", "isa-l"}
-    assert len(compress(b"a" * 10000)) < 200
+    assert len(compress(np.full((10, 1000), 97, dtype=np.uint8), map)) < 200
+
+
+@pytest.mark.parametrize("kind", ["noise", "flat", "ramp"])
+@pytest.mark.parametrize(
+    ("shape", "num_strips"), [((512, 341, 3), 1), ((513, 341, 3), 2), ((700, 811, 4), 5), ((1, 300000, 4), 3)], ids=str
+)
+def test_strips_are_one_stream_whichever_threads_made_them(kind, shape, num_strips):
+    pixels = picture(kind, shape[2], shape[:2])
+    rows, begun = filtered(pixels), []
+
+    def in_threads(function: Callable[[int], bytes], values: Sequence[int]) -> Iterable[bytes]:
+        begun.extend(values)
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(function, values))
+
+    stream = _in_strips(zlib, 4, rows, in_threads)
+    assert len(begun) == num_strips
+    assert stream == _in_strips(zlib, 4, rows, map)
+    assert zlib.decompress(stream) == rows.tobytes()
+    assert len(stream) < 1.005 * len(zlib.compress(rows, 4)) + 200 * num_strips
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode(pixels)))).reshape(shape), pixels)
