@@ -120,7 +120,8 @@ def clone(patcher: Any) -> Any:
     if lacking("model"):
         return patcher
     cloned = patcher.clone()
-    for kind in (patcher_extension.WrappersMP.OUTER_SAMPLE, patcher_extension.WrappersMP.DIFFUSION_MODEL):
+    kinds = patcher_extension.WrappersMP
+    for kind in (kinds.OUTER_SAMPLE, kinds.DIFFUSION_MODEL, kinds.SAMPLER_SAMPLE):
         cloned.remove_wrappers_with_key(kind, KEY)
     cloned.remove_callbacks_with_key(patcher_extension.CallbacksMP.ON_DETACH, KEY)
     if cloned.attachments.pop(KEY, None) == "compute dtype":
@@ -146,6 +147,21 @@ def wrap_run(patcher: Any, context: Callable[[Any], contextlib.AbstractContextMa
             return executor(*args, **kwargs)
 
     patcher.add_wrapper_with_key(patcher_extension.WrappersMP.OUTER_SAMPLE, KEY, wrapper)
+
+
+def wrap_schedule(patcher: Any, schedule: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Give ComfyUI's samplers `schedule(sigmas)` [steps + 1] to step through; another pack's get the sigmas as they are."""
+
+    def wrapper(executor: Any, model: Any, sigmas: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        sampler = executor.class_obj
+        of_core = type(sampler) is samplers.KSAMPLER and _is_core(sampler.sampler_function)
+        return executor(model, schedule(sigmas) if of_core else sigmas, *args, **kwargs)
+
+    patcher.add_wrapper_with_key(patcher_extension.WrappersMP.SAMPLER_SAMPLE, KEY, wrapper)
+
+
+def _is_core(function: Any) -> bool:
+    return getattr(function, "__module__", "").partition(".")[0] == "comfy"
 
 
 def wrap_forward(patcher: Any, forward: Callable[..., torch.Tensor]) -> None:

@@ -25,11 +25,15 @@ class SamplingProgress:
 
     def show(self, ticks: int, denoised: torch.Tensor, text: str) -> None:
         """Move the bar; raises InterruptProcessingException when the person has cancelled."""
-        # The bar's own hook is throttled and would look at the button only a few times a second.
-        management.throw_exception_if_processing_interrupted()
+        check_cancelled()  # the bar's own hook is throttled and would look at the button only a few times a second
         preview = self._previewer.decode_latent_to_preview_image("JPEG", denoised) if self._previewer else None
         self._bar.update_absolute(ticks, preview=preview)
         send_text(text, self._node_id)
+
+
+def check_cancelled() -> None:
+    """Raise ComfyUI's InterruptProcessingException when the person has pressed cancel."""
+    management.throw_exception_if_processing_interrupted()
 
 
 def send_text(text: str, node_id: str) -> None:

@@ -1,7 +1,9 @@
 """ComfyUI's samplers, one micro-batch at a time."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -95,26 +97,38 @@ def own_noise_sampler(name: str, step_noise: str, seeds: Sequence[int]) -> Any:
             # ddim fills the kept part of a masked latent with noise of seed + 1 (KSAMPLER.sample).
             draws = [torch.randn(x[:1].shape, generator=torch.Generator().manual_seed(seed + 1)) for seed in seeds]
             model.noise = torch.cat(draws).to(x)
-        if step_noise != "none" and len(sigmas) > 1:
-            options["noise_sampler"] = _noise_sampler(step_noise, x, sigmas, seeds)
-        return function(model, x, sigmas, **options)
+        if step_noise == "none" or len(sigmas) < 2:
+            return function(model, x, sigmas, **options)
+        with ThreadPoolExecutor(min(len(seeds), os.cpu_count() or 1), thread_name_prefix="fast-sprites-noise") as threads:
+            options["noise_sampler"] = _noise_sampler(step_noise, x, sigmas, seeds, threads)
+            return function(model, x, sigmas, **options)
 
     return samplers.KSAMPLER(sample_with_own_noise, stock.extra_options, stock.inpaint_options)
 
 
 def _noise_sampler(
-    step_noise: str, x: torch.Tensor, sigmas: torch.Tensor, seeds: Sequence[int]
+    step_noise: str, x: torch.Tensor, sigmas: torch.Tensor, seeds: Sequence[int], threads: ThreadPoolExecutor
 ) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     if step_noise == "generator":
         own = [k_diffusion.default_noise_sampler(x[i : i + 1], seed=seed) for i, seed in enumerate(seeds)]
-    else:
-        sigma_min, sigma_max = sigmas[sigmas > 0].min(), sigmas.max()
-        cpu = step_noise == "brownian_cpu"
-        own = [
-            k_diffusion.BrownianTreeNoiseSampler(x[i : i + 1], sigma_min, sigma_max, seed=seed, cpu=cpu)
-            for i, seed in enumerate(seeds)
-        ]
-    return lambda sigma, sigma_next: torch.cat([sampler(sigma, sigma_next) for sampler in own])
+        return lambda sigma, sigma_next: torch.cat([sampler(sigma, sigma_next) for sampler in own])
+    sigma_min, sigma_max = sigmas[sigmas > 0].min(), sigmas.max()
+    cpu = step_noise == "brownian_cpu"
+    own = [
+        k_diffusion.BrownianTreeNoiseSampler(x[i : i + 1], sigma_min, sigma_max, seed=seed, cpu=cpu)
+        for i, seed in enumerate(seeds)
+    ]
+    if not cpu:
+        return lambda sigma, sigma_next: torch.cat([sampler(sigma, sigma_next) for sampler in own])
+
+    def from_trees(sigma: torch.Tensor, sigma_next: torch.Tensor) -> torch.Tensor:
+        """BrownianTreeNoiseSampler's own steps, but that the trees are asked at once, 18 ms each, and the answers copied without waiting."""
+        start, end = (each.detach().cpu().float() for each in (sigma, sigma_next))
+        drawn = torch.cat(list(threads.map(lambda sampler: sampler.tree(start, end), own)))
+        on_device = (drawn.pin_memory() if x.is_cuda else drawn).to(device=x.device, dtype=sigma.dtype, non_blocking=x.is_cuda)
+        return on_device / (sigma_next - sigma).abs().sqrt()
+
+    return from_trees
 
 
 def sample(

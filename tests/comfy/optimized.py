@@ -48,7 +48,7 @@ def optimize(pack_nodes: dict[str, Any], model: Any, **choices: str) -> tuple[An
 
 def with_graphs(pack_nodes: dict[str, Any], model: Any) -> Any:
     """Put the eager engine on a clone of `model`, with graphs, which a plan for a CPU would refuse."""
-    plan = package(pack_nodes, "engine.model.plan").ModelPlan(engine="eager", cuda_graph=True)
+    plan = package(pack_nodes, "engine.model.plan").ModelPlan(engine="eager", cuda_graph=True, known_sigmas=True)
     return package(pack_nodes, "engine.model.apply_model_plan").apply_model_plan(model, plan, "3")
 
 

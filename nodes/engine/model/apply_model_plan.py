@@ -10,6 +10,7 @@ from ...comfy_adapters.progress import send_text
 from ..errors import BadInputError
 from ..facts import read_machine_facts
 from ..report import report_text
+from .known_sigmas import known_sigmas
 from .plan import ModelFacts, ModelPlan, ModelSettings, plan_model
 from .run_unet_engine import UNetEngine
 
@@ -45,6 +46,8 @@ def apply_model_plan(patcher: Any, plan: ModelPlan, node_id: str) -> Any:
         model_patcher.wrap_run(clone, engine.run)
         model_patcher.wrap_forward(clone, engine.forward)
         model_patcher.on_detach(clone, engine.detached)
+        if plan.known_sigmas:
+            model_patcher.wrap_schedule(clone, known_sigmas)
     elif plan.attention is not None:
         model_patcher.set_attention(clone, plan.attention)
     if plan.cudnn_autotune or plan.fp16_accumulation:

@@ -15,6 +15,9 @@ FP16_ACCUMULATION_CAPABILITIES = ((8, 9), (12, 0))
 # torch._scaled_mm with a scale per row gives fp16 on every device from here on; older ones give bf16 alone on most.
 FP8_TORCH = (2, 11)
 FP8_LOSES_ON = ((12, 1),)  # GB10: bandwidth is its limit, and quantising adds passes
+SAMPLER_DECISION = Decision.done(
+    "sampler", "prepares a step while the one before runs: it need not ask the device for its sigmas"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +61,13 @@ class ModelPlan:
 
     `engine` is "fast" (Triton kernels), "eager" (the same forward on torch) or "off" (ComfyUI's own forward); `precision` and
     `attention` are None where ComfyUI's choice stays; `attention_yields` to one that another node has put in ComfyUI's place by the
-    time of a run; `fp8` keeps the engine's large linears in FP8.
+    time of a run; `known_sigmas` lets samplers of ComfyUI prepare a step while the one before runs; `fp8` keeps the engine's large
+    linears in FP8.
     """
 
     engine: str = "off"
     cuda_graph: bool = False
+    known_sigmas: bool = False
     precision: str | None = None
     fp8: bool = False
     attention: str | None = None
@@ -99,6 +104,7 @@ def plan_model(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
     return ModelPlan(
         engine=engine,
         cuda_graph=graph_decision.applied,
+        known_sigmas=graph_decision.applied,
         precision=precision,
         fp8=settings.precision == "fp8" and precision_decision.applied,
         attention=attention,
@@ -108,6 +114,7 @@ def plan_model(settings: ModelSettings, machine: MachineFacts, model: ModelFacts
         decisions=(
             engine_decision,
             graph_decision,
+            *((SAMPLER_DECISION,) if graph_decision.applied else ()),
             layout_decision,
             attention_decision,
             precision_decision,

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...comfy_adapters import model_patcher, unet
 from ...comfy_adapters.kept_memory import KeptMemory
 from ...comfy_adapters.memory import is_loaded
+from ...comfy_adapters.progress import check_cancelled
 from ...comfy_adapters.sampling import is_out_of_memory, release_cached_memory
 from ...comfy_adapters.weights import (
     HeldWeights,
@@ -294,6 +295,9 @@ class UNetEngine:
         if captured is None:
             run.notes[f"no CUDA graph: {why}"] = None
             return inputs.through(forward)
+        if inputs.x.is_cuda:  # else cancelling would have to wait for all that a sampler without a look at the device has queued
+            torch.cuda.current_stream(inputs.x.device).synchronize()
+            check_cancelled()
         options, context_key = inputs.options, None
         if "uuids" in options and model_patcher.conditioning_is_constant(run.guider, options):
             context_key = (*options["uuids"], *options["cond_or_uncond"])

@@ -45,6 +45,7 @@ def reason(plan, technique: str) -> str:
 def test_auto_is_decided_from_facts(machine, engine, graph, attention):
     plan = plan_model(AUTO, machine, SDXL)
     assert (plan.engine, plan.cuda_graph, plan.attention) == (engine, graph, attention)
+    assert plan.known_sigmas == ("sampler" in outcomes(plan)) == graph
     assert plan.precision is None
     assert not plan.cudnn_autotune
     assert not plan.fp16_accumulation
