@@ -120,7 +120,7 @@ def on_meta() -> Iterator[None]:
 
 
 @torch.inference_mode()
-def test_pictures_of_a_decode(pack_nodes, meta_ops):
+def test_pictures_of_a_decode(pack_nodes, meta_ops, monkeypatch):
     model = importlib.import_module("comfy.ldm.modules.diffusionmodules.model")
     decoder_forward = package(pack_nodes, "engine.vae.decoder").DecoderForward
 
@@ -136,7 +136,32 @@ def test_pictures_of_a_decode(pack_nodes, meta_ops):
     weights = {module: (module.weight.detach(), module.bias.detach()) for module in modules}
     forward = decoder_forward(Autoencoder, meta_ops, weights, torch.bfloat16)
     recorder = package(pack_nodes, "engine.kernels.arena").Recorder()
-    with meta_ops.allocating_from(recorder):
-        forward(torch.empty(1, 4, 128, 128, dtype=torch.bfloat16, device="meta"))
+    monkeypatch.setattr(package(pack_nodes, "engine.vae.decoder"), "lent_tensors", lambda device: recorder)
+    forward(torch.empty(1, 4, 128, 128, dtype=torch.bfloat16, device="meta"))
     # 512 of the enlarged picture and 512 of its convolution
-    assert recorder.lifetimes().peak_bytes // MIB == 1024
+    lifetimes = recorder.lifetimes()
+    assert lifetimes.peak_bytes // MIB == 1024
+    plan = package(pack_nodes, "engine.vae.plan")
+    for slab_mib in (100, 511, 512, 700, 1024, 1300, 1535, 1536, 1720, 4000):
+        spared = plan.lent_bytes(1024 * 1024, 2, 128, slab_mib * MIB)
+        assert spared <= lifetimes.peak_bytes - bytes_beside(pack_nodes, lifetimes, slab_mib * MIB)
+    assert spared == lifetimes.peak_bytes
+
+
+def bytes_beside(pack_nodes: Any, lifetimes: Any, slab_bytes: int) -> int:
+    """The most that does not fit into a slab where tensors come and go as lifetimes tell."""
+    lowest_gap = package(pack_nodes, "engine.kernels.arena").lowest_gap
+    inside: dict[int, tuple[int, int]] = {}
+    beside: dict[int, int] = {}
+    most = 0
+    for tensor, size in enumerate(lifetimes.sizes):
+        for alive in (inside, beside):
+            for other in [other for other in alive if lifetimes.ends[other] <= tensor]:
+                del alive[other]
+        start = lowest_gap(list(inside.values()), size, slab_bytes)
+        if start is None:
+            beside[tensor] = size
+        else:
+            inside[tensor] = start, start + size
+        most = max(most, sum(beside.values()))
+    return most

@@ -13,10 +13,12 @@ if NODES is None:
 import comfy.model_management
 from comfy_api.latest import io
 from fast_sprites.nodes.comfy_adapters import vae as vae_adapter
+from fast_sprites.nodes.engine.kernels.arena import lent_tensors
 from fast_sprites.nodes.engine.vae.plan import DECODE_BYTES_PER_PIXEL, EAGER_DECODE_BYTES_PER_PIXEL, decode_bytes
 from fast_sprites.nodes.optimize_vae import OptimizeVAE
 
-from .engine_checks import ON_CPU
+from .engine_checks import DEVICE, ON_CPU, sample
+from .engine_checks import optimize as optimize_model
 
 GIB = 1024**3
 
@@ -135,6 +137,21 @@ def peak_bytes(decode: Any, samples: torch.Tensor) -> int:
     decode(samples)
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
+
+
+@pytest.mark.skipif(ON_CPU, reason="needs graphs and kernels of a GPU")
+def test_a_decode_in_the_engines_memory_has_the_same_bits_and_changes_no_sprite(tiny, conds):
+    samples, decoder = latents(1), optimize(tiny.vae)
+    pictures = decoder.decode(samples)
+    engine = optimize_model(tiny.model)[0]
+    sprites = sample(engine, conds, batch=4)
+    lent = lent_tensors(DEVICE)
+    assert lent is not None
+    assert lent.largest_bytes > 0
+    del lent
+    for _ in range(3):
+        assert torch.equal(decoder.decode(samples), pictures)
+        assert torch.equal(sample(engine, conds, batch=4), sprites)
 
 
 @pytest.mark.skipif(ON_CPU, reason="needs torch's figures of a GPU")

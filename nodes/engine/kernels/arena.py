@@ -4,7 +4,9 @@ Every tensor made here has a storage of its own, so that it is known when nothin
 """
 
 import math
-from collections.abc import Sequence
+import threading
+import weakref
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -144,6 +146,24 @@ class Arena:
         count = math.prod(shape)
         return tensor[: count * dtype.itemsize].view(dtype).view(tuple(shape))
 
+    def free_place(self, nbytes: int) -> Place | None:
+        """Return where `nbytes` fit now; None where they do not."""
+        alive = self.alive()
+        for slab, capacity in enumerate(self.slab_sizes):
+            start = lowest_gap([(place.start, place.end) for place in alive if place.slab == slab], nbytes, capacity)
+            if start is not None:
+                return Place(slab, start, start + nbytes)
+        return None
+
+    def rest(self) -> None:
+        """Let others that work after the last replay in its thread and stream have the slabs: every replay writes what it reads there."""
+        if self._slabs:
+            _at_rest[self] = self._slabs[0].device, _here(self._slabs[0].device)
+
+    def wake(self) -> None:
+        """Lend the slabs to nobody any more."""
+        _at_rest.pop(self, None)
+
     def alive(self) -> list[Place]:
         """Return where tensors lie that something refers to."""
         self._alive = [(place, storage) for place, storage in self._alive if not storage.expired()]
@@ -180,3 +200,36 @@ class PlannedTensors:
             raise RuntimeError("the forward makes other tensors than when it was recorded")
         self._next += 1
         return self._arena.place(self._places[index], shape, dtype)
+
+
+class LentTensors:
+    """Hands out what is free of another's arena at rest, and memory of torch's where nothing fits."""
+
+    def __init__(self, arena: Arena):
+        self._arena = arena
+
+    @property
+    def largest_bytes(self) -> int:
+        """Return the size of the largest slab."""
+        return max(self._arena.slab_sizes)
+
+    def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return an uninitialised contiguous tensor."""
+        place = self._arena.free_place(rounded_bytes(shape, dtype))
+        if place is None:
+            return torch.empty(tuple(shape), dtype=dtype, device=device)
+        return self._arena.place(place, shape, dtype)
+
+
+_at_rest: weakref.WeakKeyDictionary[Arena, tuple[torch.device, Hashable]] = weakref.WeakKeyDictionary()
+"""Where they are, and the thread and stream in which their graphs were replayed."""
+
+
+def _here(device: torch.device) -> Hashable:
+    return threading.get_ident(), torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else 0
+
+
+def lent_tensors(device: torch.device) -> LentTensors | None:
+    """Return the largest arena at rest on `device`, for tensors that are gone before this thread samples again; None if there is none."""
+    arenas = [arena for arena, where in list(_at_rest.items()) if where == (device, _here(device))]
+    return LentTensors(max(arenas, key=lambda arena: arena.nbytes)) if arenas else None

@@ -37,7 +37,7 @@ class TorchOps:
     """What is raised where a kernel cannot be compiled for the device."""
 
     @contextlib.contextmanager
-    def allocating_from(self, source: Source) -> Iterator[None]:
+    def allocating_from(self, source: Source | None) -> Iterator[None]:
         """Take results from `source` where the operations allow it; here they do not."""
         yield
 
@@ -120,8 +120,8 @@ class TritonOps(TorchOps):
         return TritonOps()
 
     @contextlib.contextmanager
-    def allocating_from(self, source: Source) -> Iterator[None]:
-        """Take results from `source` inside the body."""
+    def allocating_from(self, source: Source | None) -> Iterator[None]:
+        """Take results from `source` inside the body, from torch's allocator where it is None."""
         self._source = source
         try:
             yield

@@ -154,6 +154,8 @@ class UNetEngine:
         """Open a sampling run; its weights are let go again whatever happens in it."""
         outer, self._run = self._run, _Run(guider)
         run = self._run
+        if self._graphs is not None:
+            self._graphs.arena.wake()
         if why := model_patcher.why_not_ours(guider) or self._cannot_compile:
             run.step_back(why)
         else:  # before ComfyUI loads the model for the run: what is kept of it is no other's that could make way
@@ -179,6 +181,7 @@ class UNetEngine:
             kept_bytes = self._forward.prepared.nbytes
         if self._graphs is not None:
             kept_bytes += self._graphs.nbytes
+            self._graphs.arena.rest()
         self._kept.offer(patcher, kept_bytes)
         self._is_paged = loads_on_demand(patcher, model_patcher.load_device(patcher))
 

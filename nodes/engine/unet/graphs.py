@@ -200,7 +200,7 @@ class GraphCache:
     def __init__(self, device: torch.device, is_out_of_memory: Callable[[Exception], bool]) -> None:
         self._is_out_of_memory = is_out_of_memory
         self._graphs: OrderedDict[Hashable, CapturedForward] = OrderedDict()
-        self._arena = Arena()
+        self.arena = Arena()
         weakref.finalize(self, _give_back, self._graphs, device).atexit = False
 
     def get(self, key: Hashable) -> CapturedForward | None:
@@ -214,7 +214,7 @@ class GraphCache:
         while len(self._graphs) >= MAX_GRAPHS:
             self._graphs.popitem(last=False)
         try:
-            captured = CapturedForward(forward, *inputs, arena=self._arena, lifetimes=lifetimes)
+            captured = CapturedForward(forward, *inputs, arena=self.arena, lifetimes=lifetimes)
         except (RuntimeError, ValueError) as error:  # CUDA's and the Triton launcher's
             if self._is_out_of_memory(error):
                 raise  # the shape itself may be captured another time
@@ -226,7 +226,7 @@ class GraphCache:
     @property
     def nbytes(self) -> int:
         """Return what the graphs hold, but for what was allocated while capturing."""
-        return self._arena.nbytes + sum(held.nbytes for held in self._graphs.values())
+        return self.arena.nbytes + sum(held.nbytes for held in self._graphs.values())
 
     def forget_contexts(self) -> None:
         """Compute cross-attention keys and values anew at the next call of every graph."""

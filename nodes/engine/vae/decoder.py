@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..kernels.arena import lent_tensors
 from ..kernels.ops import TorchOps, nchw, nhwc
 from ..unet.layout import Weights
 
@@ -44,7 +45,11 @@ class DecoderForward:
         return [m for m in found if isinstance(m, (torch.nn.Conv2d, torch.nn.GroupNorm))]
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """Decode; `latents` are in the dtype of the weights."""
+        """Decode; `latents` are in the dtype of the weights. What is needed on the way lies in the memory of graphs that rest."""
+        with self._ops.allocating_from(lent_tensors(latents.device)):
+            return self._pictures(latents)
+
+    def _pictures(self, latents: Tensor) -> Tensor:
         decoder = self._decoder
         # Each layer takes the picture off this list: a variable here would hold it until the layer's end, half a GiB at 1024x1024.
         way = [self._biased_conv(self._post_quant, nhwc(latents))]

@@ -15,6 +15,8 @@ SWITCHES = ("auto", "on", "off")
 DECODE_BYTES_PER_PIXEL = 630
 EAGER_DECODE_BYTES_PER_PIXEL = 950
 STOCK_DECODE_BYTES_PER_PIXEL = 1110
+# The largest picture on the way, of which no more than two are alive at once.
+LARGEST_BYTES_PER_PIXEL = 256
 MIN_TILE = 32
 
 
@@ -129,6 +131,14 @@ def _memory(decoder: str, machine: MachineFacts) -> tuple[int | None, Decision]:
 def decode_bytes(pixels: int, dtype_bytes: int, decoder_channels: int, bytes_per_pixel: int = DECODE_BYTES_PER_PIXEL) -> int:
     """Return the memory that decoding one picture of `pixels` needs."""
     return int(bytes_per_pixel * pixels * dtype_bytes * decoder_channels / 128)
+
+
+def lent_bytes(pixels: int, dtype_bytes: int, decoder_channels: int, slab_bytes: int) -> int:
+    """Return how much of decode_bytes() a lent slab spares for certain: pictures of all sizes lie in it as they come."""
+    largest = decode_bytes(pixels, dtype_bytes, decoder_channels, LARGEST_BYTES_PER_PIXEL)
+    if slab_bytes >= 3 * largest:
+        return 2 * largest
+    return largest if slab_bytes >= largest else 0
 
 
 def pictures_per_pass(chosen: int, picture_bytes: int, free_bytes: int) -> int:

@@ -14,9 +14,10 @@ from ...comfy_adapters.model_patcher import DTYPES
 from ...comfy_adapters.sampling import is_out_of_memory, release_cached_memory
 from ...comfy_adapters.weights import HeldWeights, NotResidentError, WeightsSeen, require_plain_modules
 from ..errors import OutOfMemoryError
+from ..kernels.arena import lent_tensors
 from ..kernels.ops import compile_failure, engine_ops
 from .decoder import DecoderForward
-from .plan import MIN_TILE, VaePlan, decode_bytes, pictures_per_pass, tile_size
+from .plan import MIN_TILE, VaePlan, decode_bytes, lent_bytes, pictures_per_pass, tile_size
 
 log = logging.getLogger("fast_sprites")
 
@@ -122,10 +123,18 @@ class SpriteDecoder:
         if plan.bytes_per_pixel is None:  # nobody knows better than to try
             self._make_room(vae, vae_adapter.core_decode_bytes(vae, samples))
             return plan.pictures_per_pass or 1, 0
-        picture_bytes = decode_bytes(64 * height * width, self._dtype.itemsize, plan.decoder_channels, plan.bytes_per_pixel)
-        free_bytes = self._make_room(vae, picture_bytes)
+        size = 64 * height * width, self._dtype.itemsize, plan.decoder_channels
+        picture_bytes = decode_bytes(*size, plan.bytes_per_pixel)
+        free_bytes = self._make_room(vae, picture_bytes - self._lent_bytes(vae, *size))
+        free_bytes += self._lent_bytes(vae, *size)  # asked again: the owner of what is lent may just have made way
         count = pictures_per_pass(plan.pictures_per_pass, picture_bytes, free_bytes)
         return max(1, count), 0 if count else tile_size(height, width, picture_bytes, free_bytes)
+
+    def _lent_bytes(self, vae: Any, pixels: int, dtype_bytes: int, decoder_channels: int) -> int:
+        lent = lent_tensors(vae_adapter.load_device(vae))
+        if lent is None or self._plan.decoder != "fast" or self._plan.pictures_per_pass > 1:
+            return 0
+        return lent_bytes(pixels, dtype_bytes, decoder_channels, lent.largest_bytes)
 
     def _make_room(self, vae: Any, picture_bytes: int) -> int:
         if self._kept.decoder is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from fast_sprites.nodes.engine.kernels.arena import Arena, Lifetimes, Place, Recorder, Source, plan_places
+from fast_sprites.nodes.engine.kernels.arena import Arena, Lifetimes, Place, Recorder, Source, lent_tensors, plan_places
 from torch.multiprocessing.reductions import StorageWeakRef
 
 CPU = torch.device("cpu")
@@ -141,6 +141,48 @@ def test_a_tensor_keeps_its_slab():
     assert not slab.expired()
     del tensor
     assert slab.expired()
+
+
+def test_a_lent_slab_is_filled_between_what_is_alive_and_torch_gives_the_rest():
+    arena = Arena()
+    inner = arena.planned(recorded(chain(64)), CPU).empty((64, 256), torch.float32, CPU).fill_(3.0)
+    assert lent_tensors(CPU) is None
+    arena.rest()
+    lent = lent_tensors(CPU)
+    assert lent is not None
+    assert lent.largest_bytes == arena.nbytes
+    slab = range(arena._slabs[0].data_ptr(), arena._slabs[0].data_ptr() + arena.nbytes)
+    tensors = [lent.empty((64, 256), torch.float32, CPU).fill_(number) for number in range(4)]
+    assert [tensor.data_ptr() in slab for tensor in tensors] == [True, True, False, False]
+    assert [tensor.unique().tolist() for tensor in (inner, *tensors)] == [[3.0], [0.0], [1.0], [2.0], [3.0]]
+    freed = tensors.pop(0).data_ptr()
+    assert lent.empty((16, 256), torch.float32, CPU).data_ptr() == freed
+    arena.wake()
+    assert lent_tensors(CPU) is None
+
+
+def test_the_largest_arena_at_rest_is_lent():
+    small, large, empty = Arena(), Arena(), Arena()
+    small.planned(recorded(chain(8)), CPU)
+    large.planned(recorded(chain(64)), CPU)
+    for arena in (small, large, empty):
+        arena.rest()
+    lent = lent_tensors(CPU)
+    assert lent is not None
+    assert lent.largest_bytes == large.nbytes
+    large.wake()
+    lent = lent_tensors(CPU)
+    assert lent is not None
+    assert lent.largest_bytes == small.nbytes
+
+
+def test_an_arena_at_rest_is_kept_by_nobody():
+    arena: Arena | None = Arena()
+    assert arena is not None
+    arena.planned(recorded(chain(8)), CPU)
+    arena.rest()
+    arena = None
+    assert lent_tensors(CPU) is None
 
 
 def test_places_in_an_empty_arena():
