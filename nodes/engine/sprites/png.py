@@ -8,6 +8,7 @@ import functools
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,11 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 _COLOUR_TYPES = {1: 0, 3: 2, 4: 6}
-
-
 _WINDOW_BYTES = 32 * 1024
-_STRIP_BYTES = 512 * 1024
-"""Of a picture's rows that one thread deflates; fixed, so that a file's bytes are the same on every machine."""
+_STRIP_BYTES = 400 * 1024
+"""Of a picture's rows that one thread deflates: an eighth of 1024x1024 in RGB. Fixed, so that a file's bytes are the same on every machine."""
 
 
 class Map(Protocol):
@@ -38,7 +37,7 @@ def deflate() -> tuple[str, Callable[[NDArray[np.uint8], Map], bytes]]:
     except ImportError:
         pass
     else:
-        # Strips took up to 23 % more time of so little.
+        # In strips it takes up to a quarter more of its 4 to 9 ms.
         return "isa-l", lambda data, _: isal_zlib.compress(data, 1)
     try:
         from zlib_ng import zlib_ng
@@ -47,13 +46,13 @@ def deflate() -> tuple[str, Callable[[NDArray[np.uint8], Map], bytes]]:
     return "zlib-ng", functools.partial(_in_strips, zlib_ng, 3)
 
 
-def _in_strips(library: Any, level: int, rows: NDArray[np.uint8], run: Map) -> bytes:
+def _in_strips(module: Any, level: int, rows: NDArray[np.uint8], run: Map) -> bytes:
     """Deflate strips apart and join them, each with what stands before it as its dictionary, as pigz does (https://zlib.net/pigz/)."""
     data = rows.reshape(-1).data
 
     def strip(start: int) -> bytes:
         before = data[max(0, start - _WINDOW_BYTES) : start]
-        stream = library.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=before)
+        stream = module.compressobj(level, zlib.DEFLATED, -zlib.MAX_WBITS, zdict=before)
         is_last = start + _STRIP_BYTES >= len(data)
         return stream.compress(data[start : start + _STRIP_BYTES]) + stream.flush(zlib.Z_FINISH if is_last else zlib.Z_SYNC_FLUSH)
 
@@ -71,11 +70,11 @@ def encode_png(rows: NDArray[np.uint8], channels: int, texts: Mapping[str, str],
     chunks = [_chunk(b"IHDR", header)]
     chunks += [_chunk(b"tEXt", key.encode("latin-1") + b"\0" + text.encode("latin-1")) for key, text in texts.items()]
     chunks += [_chunk(b"IDAT", deflate()[1](rows, run)), _chunk(b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+    return b"".join((b"\x89PNG\r\n\x1a\n", *chain.from_iterable(chunks)))
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
+def _chunk(kind: bytes, data: bytes) -> tuple[bytes, ...]:
+    return struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))
 
 
 def filtered(pixels: Any) -> Any:
