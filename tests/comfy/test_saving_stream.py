@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,3 +134,16 @@ def test_strips_are_made_two_at_a_time(pack_nodes):
             SimpleNamespace(_pool=pool), lambda value: bytes([value, met.wait() * 0]), range(6)
         )
     assert strips == [bytes([value, 0]) for value in range(6)]
+
+
+def test_the_last_picture_finds_the_threads_still_there(save, pack_nodes, monkeypatch):
+    met = threading.Barrier(2, timeout=20)
+
+    def encode(_rows: Any, _channels: int, _texts: dict[str, str], run: Any) -> bytes:
+        time.sleep(0.2)  # by then nothing is left to be given to the threads
+        return b"".join(run(lambda value: bytes([value, met.wait() * 0]), range(4)))
+
+    run_saving = package(pack_nodes, "engine.sprites.run_saving")
+    monkeypatch.setattr(run_saving, "_THREADS", 2)
+    monkeypatch.setattr(run_saving, "encode_png", encode)
+    assert "1 sprites saved in" in save(torch.zeros(1, 8, 8, 3), "a").args[1]

@@ -188,8 +188,8 @@ class _Writer:
             futures = [self._pool.submit(function, value) for value in values]
         except RuntimeError:  # Python is ending, and pools take nothing new
             return list(map(function, values))
-        # From the end, as the others begin at the front.
-        here = {i: function(value) for i, value in reversed(list(enumerate(values))) if futures[i].cancel()}
+        # All of them before a result is waited for: else one thread works while the other waits, in turn.
+        here = {i: function(value) for i, value in enumerate(values) if futures[i].cancel()}
         return [here[i] if i in here else future.result() for i, future in enumerate(futures)]
 
     def __enter__(self) -> "_Writer":

@@ -69,3 +69,8 @@ def test_strips_are_one_stream_whichever_threads_made_them(kind, shape, num_stri
     assert zlib.decompress(stream) == rows.tobytes()
     assert len(stream) < 1.005 * len(zlib.compress(rows, 4)) + 200 * num_strips
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode(pixels)))).reshape(shape), pixels)
+
+
+def test_a_strip_knows_what_stands_before_it():
+    rows = np.tile(np.random.default_rng(3).integers(0, 256, 30_000, dtype=np.uint8), (30, 1))
+    assert len(_in_strips(zlib, 4, rows, map)) < len(zlib.compress(rows, 4)) + 1000
