@@ -22,6 +22,7 @@ parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
 parser.add_argument("--steps", type=int, default=20)
 parser.add_argument("--repeats", type=int, default=3)
 parser.add_argument("--size", type=int, default=1024)
+parser.add_argument("--sampler", default="euler_ancestral")
 parser.add_argument("--rungs", nargs="+")
 parser.add_argument("--profile", nargs="*", metavar="RUNG", help="profile these rungs, or with no name the last one")
 parser.add_argument("--json", type=Path)
@@ -43,23 +44,23 @@ LADDER = {
     "+ Triton kernels": ModelPlan(engine="fast"),
     "+ cuDNN attention": ModelPlan(engine="fast", attention="cudnn"),
     "+ CUDA graph": ModelPlan(engine="fast", attention="cudnn", cuda_graph=True),
-    "+ FP8": ModelPlan(engine="fast", attention="cudnn", cuda_graph=True, fp8=True),
+    "+ known sigmas": ModelPlan(engine="fast", attention="cudnn", cuda_graph=True, known_sigmas=True),
+    "+ FP8": ModelPlan(engine="fast", attention="cudnn", cuda_graph=True, known_sigmas=True, fp8=True),
 }
 
 
 def sample(model, conds, batch, steps, cfg, seed=7):
     latent = {"samples": torch.zeros(batch, 4, args.size // 8, args.size // 8)}
-    return comfy_nodes.common_ksampler(model, seed, steps, cfg, "euler_ancestral", "karras", conds[0], conds[1], latent)[0][
+    return comfy_nodes.common_ksampler(model, seed, steps, cfg, args.sampler, "karras", conds[0], conds[1], latent)[0][
         "samples"
     ]
 
 
 def timed(model, conds, batch):
-    """Seconds of one sampling run, ms of its steps after the first, and the result of the first step."""
+    """Seconds of one sampling run, ms from one step's report to the next, and the result of the first step."""
     stamps = []
 
     def callback(step, x0, x, total):
-        torch.cuda.synchronize()
         stamps.append(time.perf_counter())
 
     import comfy.sample
@@ -72,7 +73,7 @@ def timed(model, conds, batch):
         noise,
         args.steps,
         8.0,
-        "euler_ancestral",
+        args.sampler,
         "karras",
         conds[0],
         conds[1],
@@ -130,7 +131,7 @@ def main():
             walls = [wall_ms(patched, conds, batch, args.steps) / args.steps for _ in range(args.repeats)]
             free, whole = torch.cuda.mem_get_info()
             row = {
-                "batch": batch, "rung": name, "step_synced_ms": round(statistics.median(r[1] for r in runs), 2),
+                "batch": batch, "rung": name, "step_ms": round(statistics.median(r[1] for r in runs), 2),
                 "run_per_step_ms": round(statistics.median(walls), 2), "spread_ms": round(max(walls) - min(walls), 2),
                 "first_step_ms": round(statistics.median(r[2] for r in runs), 1), "first_use_s": round(first_s, 2), "first_run_step_ms": round(second_ms, 1),
                 "error": error, "peak_alloc_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
