@@ -157,8 +157,10 @@ class Arena:
 
     def rest(self) -> None:
         """Let others that work after the last replay in its thread and stream have the slabs: every replay writes what it reads there."""
-        if self._slabs:
-            _at_rest[self] = self._slabs[0].device, _here(self._slabs[0].device)
+        for slab in self._slabs:
+            if slab.is_cuda:  # made on the stream of captures: freed at the end of what runs here
+                slab.record_stream(torch.cuda.current_stream(slab.device))
+            _at_rest[self] = slab.device, _here(slab.device)
 
     def wake(self) -> None:
         """Lend the slabs to nobody any more."""

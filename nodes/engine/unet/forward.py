@@ -239,7 +239,6 @@ class UNetForward:
         projected = self._linear(project, normed)
         del normed
         gated = self.ops.geglu(projected, fp8=contract in self.prepared.own.fp8)
-        del projected
         return self._linear_onto(tokens, contract, gated)
 
     def _layer_norm(
