@@ -181,3 +181,22 @@ def test_steps_after_the_first_are_replayed(comfyui, optimized, graphs, conds, m
     monkeypatch.setattr(StandInGraph, "replay", lambda self: (replays.append(1), replay(self))[1])
     sample(comfyui, optimized, conds)
     assert len(replays) == (STEPS - 1) + 1  # every step but the compared one, and keys and values once
+
+
+@pytest.mark.parametrize("sampler", ["euler", "euler_ancestral"])
+def test_cancelling_is_seen_before_the_next_step_is_replayed(comfyui, tiny_sdxl, optimized, graphs, conds, sampler):
+    """Whatever else looks at the button; ComfyUI's progress bar does so a few times a second."""
+    import comfy.model_management
+    import comfy.sample
+
+    sample(comfyui, optimized, conds)
+    steps: list[int] = []
+
+    def cancel(step: int, *_: Any) -> None:
+        steps.append(step)
+        comfy.model_management.interrupt_current_processing(len(steps) == 2)
+
+    latent = torch.zeros(1, 4, 16, 16)
+    with pytest.raises(comfy.model_management.InterruptProcessingException), torch.inference_mode():
+        comfy.sample.sample(optimized, latent, STEPS, 5.0, sampler, "karras", *conds, latent, callback=cancel, disable_pbar=True)
+    assert steps == [0, 1]

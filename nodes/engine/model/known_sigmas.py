@@ -67,7 +67,7 @@ _READING: dict[str, Callable[[float], Any]] = {"item": lambda number: number, "_
 
 def compare(name: str, a: Known, b: Known) -> bool | None:
     """Return what the comparison `name` of two numbers says on the device; None where only the device knows."""
-    if a.is_exact and b.is_exact or a.high < b.low or b.high < a.low:
+    if (a.is_exact and b.is_exact) or a.high < b.low or b.high < a.low:
         return _COMPARISONS[name](a.low, b.low)
     return None
 

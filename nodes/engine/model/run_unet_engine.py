@@ -298,9 +298,9 @@ class UNetEngine:
         if captured is None:
             run.notes[f"no CUDA graph: {why}"] = None
             return inputs.through(forward)
-        if inputs.x.is_cuda:  # else cancelling would have to wait for all that a sampler without a look at the device has queued
+        if inputs.x.is_cuda:  # a sampler that never looks at the device would queue the whole run, past any cancelling
             torch.cuda.current_stream(inputs.x.device).synchronize()
-            check_cancelled()
+        check_cancelled()
         options, context_key = inputs.options, None
         if "uuids" in options and model_patcher.conditioning_is_constant(run.guider, options):
             context_key = (*options["uuids"], *options["cond_or_uncond"])
