@@ -198,5 +198,7 @@ def test_cancelling_is_seen_before_the_next_step_is_replayed(comfyui, tiny_sdxl,
 
     latent = torch.zeros(1, 4, 16, 16)
     with pytest.raises(comfy.model_management.InterruptProcessingException), torch.inference_mode():
-        comfy.sample.sample(optimized, latent, STEPS, 5.0, sampler, "karras", *conds, latent, callback=cancel, disable_pbar=True)
+        comfy.sample.sample(
+            optimized, latent, STEPS, 5.0, sampler, "karras", conds[0], conds[1], latent, callback=cancel, disable_pbar=True
+        )
     assert steps == [0, 1]

@@ -70,17 +70,18 @@ def test_what_is_known_contains_what_the_device_computes():
     for _ in range(200):
         numbers = [draw.choice((draw.uniform(0, 15), draw.uniform(0, 0.05), 0.0)) for _ in range(2)]
         known = known_sigmas(torch.tensor(numbers))
-        value, other = known[0], known[1]
+        value: Any = known[0]
+        other = known[1]
         for _ in range(6):
             operation = draw.choice(ARITHMETIC)
             operands = draw.choice([(value, other), (other, value), (value, 2), (0.5, value), (value, 0.5), (value, 1e-30)])
-            result = operation(*operands)
+            result: Any = operation(*operands)
             if not isinstance(result, KnownSigmas):
                 break
-            assert isinstance(result._known, Known)
-            assert result._known.low <= result.as_subclass(torch.Tensor).double().item() <= result._known.high
+            value, found = result, result._known
+            assert isinstance(found, Known)
+            assert found.low <= value.as_subclass(torch.Tensor).double().item() <= found.high
             checked += 1
-            value = result
     assert checked > 300
 
 
