@@ -202,9 +202,8 @@ class UNetForward:
             if step.is_patched(index):
                 offsets = self.prepared.offsets[block]
                 tokens = self.ops.add_bias(tokens, offsets[0], pending)
-                tokens = block(tokens, context=step.context, transformer_options=step.options)
-                # a copy, because another node may keep what its patch returned
-                tokens, pending = self.ops.add_bias(tokens.clone(memory_format=torch.contiguous_format), -offsets[3], None), None
+                tokens = block(tokens, context=step.context, transformer_options=step.options).contiguous()
+                tokens, pending = self.ops.add_bias(tokens, -offsets[3], None), None  # the block's own sum, which no patch has seen
             else:
                 tokens, pending = self._transformer_block(block, tokens, pending, step)
         tokens = tokens if pending is None else self.ops.add_bias(tokens, None, pending)
