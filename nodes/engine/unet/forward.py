@@ -203,7 +203,8 @@ class UNetForward:
                 offsets = self.prepared.offsets[block]
                 tokens = self.ops.add_bias(tokens, offsets[0], pending)
                 tokens = block(tokens, context=step.context, transformer_options=step.options).contiguous()
-                tokens, pending = self.ops.add_bias(tokens, -offsets[3], None), None  # the block's own sum, which no patch has seen
+                # In place over the block's own sum, which no patch has seen.
+                tokens, pending = self.ops.add_bias(tokens, -offsets[3], None), None
             else:
                 tokens, pending = self._transformer_block(block, tokens, pending, step)
         tokens = tokens if pending is None else self.ops.add_bias(tokens, None, pending)
