@@ -6,7 +6,7 @@ Every tensor made here has a storage of its own, so that it is known when nothin
 import math
 import threading
 import weakref
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -99,7 +99,7 @@ def plan_places(lifetimes: Lifetimes, slab_sizes: Sequence[int]) -> list[Place]:
     for tensor in sorted(range(len(sizes)), key=lambda index: -sizes[index]):
         for slab, (capacity, taken) in enumerate(zip((*slab_sizes, math.inf), filled, strict=True)):
             occupied = [(start, end) for start, end, other in taken if other < ends[tensor] and tensor < ends[other]]
-            start = lowest_gap(occupied, sizes[tensor], capacity)
+            start = next((low for low, high in gaps(occupied, capacity) if high - low >= sizes[tensor]), None)
             if start is not None:
                 places[tensor] = Place(slab, start, start + sizes[tensor])
                 taken.append((start, start + sizes[tensor], tensor))
@@ -107,14 +107,33 @@ def plan_places(lifetimes: Lifetimes, slab_sizes: Sequence[int]) -> list[Place]:
     return [places[tensor] for tensor in range(len(sizes))]
 
 
-def lowest_gap(occupied: Sequence[tuple[int, int]], nbytes: int, capacity: float) -> int | None:
-    """Return where `nbytes` fit below `capacity` beside the ranges `occupied`, which may overlap; None where they do not."""
+def gaps(occupied: Sequence[tuple[int, int]], capacity: float) -> Iterator[tuple[int, float]]:
+    """Yield from the lowest on what is free below `capacity` beside the ranges `occupied`, which may overlap."""
     top = 0
     for start, end in sorted(occupied):
-        if start - top >= nbytes:
-            return top
+        if start > top:
+            yield top, start
         top = max(top, end)
-    return top if capacity - top >= nbytes else None
+    if capacity > top:
+        yield top, capacity
+
+
+def free_place(alive: Sequence[Place], slab_sizes: Sequence[int], nbytes: int) -> Place | None:
+    """Return where `nbytes` fit beside what is alive: in the smallest gap, on its side that is nearer to an end of the slab.
+
+    So what is left stays in one piece: a decode fits into a slab of no more than is alive at once, where from below it needs half as much
+    again. None where they fit nowhere.
+    """
+    found: tuple[float, int, int, float] | None = None
+    for slab, capacity in enumerate(slab_sizes):
+        for low, high in gaps([(place.start, place.end) for place in alive if place.slab == slab], capacity):
+            if high - low >= nbytes and (found is None or high - low < found[0]):
+                found = high - low, slab, low, high
+    if found is None:
+        return None
+    _, slab, low, high = found
+    start = low if low <= slab_sizes[slab] - high else int(high) - nbytes
+    return Place(slab, start, start + nbytes)
 
 
 class Arena:
@@ -145,15 +164,6 @@ class Arena:
         self._alive.append((place, StorageWeakRef(tensor.untyped_storage())))
         count = math.prod(shape)
         return tensor[: count * dtype.itemsize].view(dtype).view(tuple(shape))
-
-    def free_place(self, nbytes: int) -> Place | None:
-        """Return where `nbytes` fit now; None where they do not."""
-        alive = self.alive()
-        for slab, capacity in enumerate(self.slab_sizes):
-            start = lowest_gap([(place.start, place.end) for place in alive if place.slab == slab], nbytes, capacity)
-            if start is not None:
-                return Place(slab, start, start + nbytes)
-        return None
 
     def rest(self) -> None:
         """Let others that work after the last replay in its thread and stream have the slabs: every replay writes what it reads there."""
@@ -217,7 +227,7 @@ class LentTensors:
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return an uninitialised contiguous tensor."""
-        place = self._arena.free_place(rounded_bytes(shape, dtype))
+        place = free_place(self._arena.alive(), self._arena.slab_sizes, rounded_bytes(shape, dtype))
         if place is None:
             return torch.empty(tuple(shape), dtype=dtype, device=device)
         return self._arena.place(place, shape, dtype)

@@ -134,11 +134,9 @@ def decode_bytes(pixels: int, dtype_bytes: int, decoder_channels: int, bytes_per
 
 
 def lent_bytes(pixels: int, dtype_bytes: int, decoder_channels: int, slab_bytes: int) -> int:
-    """Return how much of decode_bytes() a lent slab spares for certain: pictures of all sizes lie in it as they come."""
+    """Return how much of decode_bytes() a lent slab spares for certain: one or both of the largest pictures, as smaller ones lie in it too."""
     largest = decode_bytes(pixels, dtype_bytes, decoder_channels, LARGEST_BYTES_PER_PIXEL)
-    if slab_bytes >= 3 * largest:
-        return 2 * largest
-    return largest if slab_bytes >= largest else 0
+    return min(2, slab_bytes // largest) * largest
 
 
 def pictures_per_pass(chosen: int, picture_bytes: int, free_bytes: int) -> int:
