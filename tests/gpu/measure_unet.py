@@ -51,9 +51,7 @@ LADDER = {
 
 def sample(model, conds, batch, steps, cfg, seed=7):
     latent = {"samples": torch.zeros(batch, 4, args.size // 8, args.size // 8)}
-    return comfy_nodes.common_ksampler(model, seed, steps, cfg, args.sampler, "karras", conds[0], conds[1], latent)[0][
-        "samples"
-    ]
+    return comfy_nodes.common_ksampler(model, seed, steps, cfg, args.sampler, "karras", conds[0], conds[1], latent)[0]["samples"]
 
 
 def timed(model, conds, batch):
