@@ -4,6 +4,8 @@ Samplers ask at every step whether the next sigma is 0, and wait for the device 
 step meanwhile: 8 to 10 ms of each with euler_ancestral on an H100.
 """
 
+import copy
+import ctypes
 import operator
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +35,7 @@ class Known:
 def _spread(*ends: float) -> Known | None:
     low, high = min(ends), max(ends)
     if low == high == 0:
-        return Known(0, 0)
+        return Known(0.0, 0.0)
     widest = max(-low, high)
     return None if widest > FP32.max else Known(low - ROUNDING * abs(low) - FP32.tiny, high + ROUNDING * abs(high) + FP32.tiny)
 
@@ -112,11 +114,21 @@ class KnownSigmas(Tensor):
 
     def __format__(self, spec: str) -> str:
         """Return the number as text; torch formats no subclass."""
-        return format(self.item(), spec)
+        return format(self.item() if self.ndim == 0 else self.as_subclass(Tensor), spec)
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        """Return a plain tensor; torch copies no subclass without a `new_empty` of its own."""
+        return copy.deepcopy(self.as_subclass(Tensor), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickle a plain tensor, which loads where this pack is not."""
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)
 
 
 def known_sigmas(sigmas: Tensor) -> Tensor:
-    """Return a view of a schedule [steps + 1], in fp32 on any device, that knows its numbers; waits for the device once."""
+    """Return a view of a schedule [steps + 1] that knows its numbers, waiting for the device once; of another dtype than fp32 itself."""
+    if sigmas.dtype != torch.float32:
+        return sigmas
     return _with(sigmas, tuple(Known(number, number) for number in sigmas.tolist()), _Values())
 
 
@@ -130,7 +142,10 @@ def _with(tensor: Tensor, known: tuple[Known, ...] | Known, values: _Values) -> 
 def _known_of(value: Any) -> tuple[Known, ...] | Known | None:
     if isinstance(value, KnownSigmas):
         return value._known if value._values.are_valid else None
-    return Known(value, value) if isinstance(value, (int, float)) else None
+    if not isinstance(value, (int, float)):
+        return None
+    rounded = ctypes.c_float(value).value  # as the device reads it: to it fp32's 0.1 equals Python's
+    return Known(rounded, rounded)
 
 
 def _exact(known: tuple[Known, ...] | Known | None) -> float | list[float] | None:

@@ -1,3 +1,5 @@
+import copy
+import io
 import operator
 import random
 from typing import Any
@@ -49,6 +51,39 @@ def test_numbers_are_read_without_asking_the_device(plain, sigmas):
     assert type(sigmas[2].cpu()) is torch.Tensor
 
 
+def test_numbers_of_python_are_read_as_the_device_reads_them(plain, sigmas):
+    for i, number in enumerate(SCHEDULE):  # 14.6146 is 14.614600181579590 in fp32
+        assert [bool(compare(sigmas[i], number)) for compare in COMPARISONS] == [
+            compare(plain[i], number) for compare in COMPARISONS
+        ]
+        assert bool(sigmas[i] - number == 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_sigmas_of_another_dtype_stay_as_they_are(plain, dtype):
+    others = plain.to(dtype)
+    assert known_sigmas(others) is others
+
+
+def saved_and_loaded(value):
+    file = io.BytesIO()
+    torch.save(value, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, copy.copy, saved_and_loaded])
+def test_copies_are_plain_tensors(plain, sigmas, copied):
+    for known, stock in ((sigmas, plain), (sigmas[1], plain[1]), (sigmas[1] * 2, plain[1] * 2)):
+        assert type(copied(known)) is torch.Tensor
+        assert torch.equal(copied(known), stock)
+
+
+def test_text_is_stocks(plain, sigmas):
+    assert f"{sigmas}" == f"{plain}"
+    assert f"{sigmas[1]} {sigmas[1]:.2f}" == f"{plain[1]} {plain[1]:.2f}"
+
+
 def test_ancestral_steps_do_not_wait_and_have_stocks_bits(plain, sigmas):
     def ancestral(sigma_from, sigma_to):  # get_ancestral_step of ComfyUI's k_diffusion/sampling.py
         sigma_up = min(sigma_to, 1.0 * (sigma_to**2 * (sigma_from**2 - sigma_to**2) / sigma_from**2) ** 0.5)
@@ -74,7 +109,9 @@ def test_what_is_known_contains_what_the_device_computes():
         other = known[1]
         for _ in range(6):
             operation = draw.choice(ARITHMETIC)
-            operands = draw.choice([(value, other), (other, value), (value, 2), (0.5, value), (value, 0.5), (value, 1e-30)])
+            operands = draw.choice(
+                [(value, other), (other, value), (value, 2), (0.5, value), (value, 0.5), (value, 1e-30), (value, numbers[0])]
+            )
             result: Any = operation(*operands)
             if not isinstance(result, KnownSigmas):
                 break
