@@ -217,3 +217,31 @@ def test_a_decode_asks_for_less_room_by_what_is_lent_for_certain(
     spared = plan.lent_bytes(*size, lent(CPU).largest_bytes)
     assert spared > 0
     assert asked == [plan.decode_bytes(*size), plan.decode_bytes(*size) - spared]
+
+
+def test_room_is_asked_for_again_where_the_owner_of_what_is_lent_made_way(
+    comfyui, pack_nodes, tiny_sdxl, engine, conds, lent, monkeypatch
+):
+    model, _ = engine
+    adapter, run, plan = (
+        package(pack_nodes, name) for name in ("comfy_adapters.vae", "engine.vae.run_decode", "engine.vae.plan")
+    )
+    picture_bytes = plan.decode_bytes(64 * 4 * 4, 4, 32)
+    asked: list[int] = []
+
+    def make_room(_vae: Any, needed_bytes: int) -> int:
+        asked.append(needed_bytes)
+        model.detach()
+        gc.collect()  # a stand-in graph refers to itself
+        return needed_bytes
+
+    monkeypatch.setattr(adapter, "make_room", make_room)
+    sample(comfyui, model, conds)
+    spared = plan.lent_bytes(64 * 4 * 4, 4, 32, lent(CPU).largest_bytes)
+    vae_plan = plan.VaePlan(decoder="fast", precision="fp32", decoder_channels=32)
+    notes: list[str] = []
+    kept = run.KeptDecoder()
+    decoder = adapter.with_decode(tiny_sdxl.vae, run.SpriteDecoder(vae_plan, kept, notes.append), kept.release)
+    decoder.decode(latents(1, 4, 4))
+    assert asked == [picture_bytes - spared, picture_bytes]
+    assert notes == []

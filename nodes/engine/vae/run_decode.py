@@ -125,8 +125,12 @@ class SpriteDecoder:
             return plan.pictures_per_pass or 1, 0
         size = 64 * height * width, self._dtype.itemsize, plan.decoder_channels
         picture_bytes = decode_bytes(*size, plan.bytes_per_pixel)
-        free_bytes = self._make_room(vae, picture_bytes - self._lent_bytes(vae, *size))
-        free_bytes += self._lent_bytes(vae, *size)  # asked again: the owner of what is lent may just have made way
+        spared_bytes = self._lent_bytes(vae, *size)
+        free_bytes = self._make_room(vae, picture_bytes - spared_bytes)
+        while (left_bytes := self._lent_bytes(vae, *size)) < spared_bytes:  # the owner of what is lent has just made way
+            spared_bytes = left_bytes
+            free_bytes = self._make_room(vae, picture_bytes - spared_bytes)
+        free_bytes += spared_bytes
         count = pictures_per_pass(plan.pictures_per_pass, picture_bytes, free_bytes)
         return max(1, count), 0 if count else tile_size(height, width, picture_bytes, free_bytes)
 
