@@ -10,6 +10,7 @@ import torch
 
 from .internals import lacking, optional
 from .model_patcher import dtype_name, on_detach
+from .progress import check_cancelled
 from .weights import WeightsSeen, author, evict_unheld
 
 autoencoder_module = optional("comfy.ldm.models.autoencoder")
@@ -120,8 +121,8 @@ def _stock_class(vae: Any) -> Any:
 def with_decode(vae: Any, decoder: Any, unloaded: Callable[[], None]) -> Any:
     """Return a VAE with a ModelPatcher clone of its own over the same weights that answers `decode` with `decoder(itself, latents, options)`.
 
-    `decode_each` asks the decoder's `each`. Itself, because other nodes copy a VAE and give the copy another device and model (Select VAE Device). `unloaded` is called when
-    ComfyUI takes the weights off the device, and whenever it loads them for this or another copy.
+    `decode_each` asks the decoder's `each`. Itself, because other nodes copy a VAE and give the copy another device and model (Select VAE
+    Device). `unloaded` is called when ComfyUI takes the weights off the device, and whenever it loads them for this or another copy.
     """
     copied = copy.copy(vae)
     copied.patcher = vae.patcher.clone()
@@ -135,7 +136,8 @@ def with_decode(vae: Any, decoder: Any, unloaded: Callable[[], None]) -> Any:
 def decode_each(vae: Any, samples: torch.Tensor, finish: Callable[[torch.Tensor], T]) -> Generator[T]:
     """Decode as this VAE does, whatever node has replaced that, and yield in order what `finish` makes of pictures [n, H, W, C].
 
-    They are on any device. Optimize VAE's decoder gives them out as they are decoded, any other VAE all at once. Close the generator where it is not used up.
+    They are on any device. Optimize VAE's decoder gives them out as they are decoded, any other VAE all at once. Close the generator where
+    it is not used up.
     """
     if "stock_class" in vars(type(vae)) and "decode" not in vars(vae):
         yield from vae.fast_sprites_decoder.each(vae, samples, {}, finish)
@@ -213,8 +215,3 @@ def decode_tiled(
             one, decode_tile, tile, tile, overlap, upscale_amount=8, output_device=vae.output_device, pbar=bar
         )
         yield vae.process_output(picture.movedim(1, -1))
-
-
-def check_cancelled() -> None:
-    """Raise ComfyUI's InterruptProcessingException when the person has pressed cancel."""
-    management.throw_exception_if_processing_interrupted()

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...comfy_adapters import vae as vae_adapter
 from ...comfy_adapters.kept_memory import KeptMemory
 from ...comfy_adapters.model_patcher import DTYPES
+from ...comfy_adapters.progress import check_cancelled
 from ...comfy_adapters.sampling import is_out_of_memory, release_cached_memory
 from ...comfy_adapters.weights import HeldWeights, NotResidentError, WeightsSeen, require_plain_modules
 from ..errors import OutOfMemoryError
@@ -195,7 +196,7 @@ class SpriteDecoder:
     def _pictures(self, vae: Any, samples: Tensor, decode: Callable[[Tensor], Tensor], count: int) -> Iterator[Tensor]:
         # All at once: a copy to the device waits for the decode before it.
         for latents in samples.to(device=vae_adapter.load_device(vae), dtype=self._dtype).split(count):
-            vae_adapter.check_cancelled()
+            check_cancelled()
             yield vae_adapter.to_output(vae, decode(latents))
 
 
