@@ -4,25 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..waits import Waits
 from .optimized import package
 from .test_batch_sprite_sampler import SAMPLERS, Bench
 
 # Looks at the device at each step all the same, for numbers that are not the schedule's: noise between two sigmas of the sampler's own.
 LOOKS_PER_STEP = {"dpmpp_sde": 3, "dpmpp_sde_gpu": 3, "euler_ancestral_cfg_pp": 1}
-
-
-class Waits(TorchDispatchMode):
-    """Counts the numbers that were read off tensors, each of which would wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero, torch.ops.aten.equal)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")

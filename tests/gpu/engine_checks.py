@@ -84,7 +84,7 @@ def optimize(model: Any, **choices: str) -> tuple[Any, str]:
     from comfy_api.latest import io
 
     if ON_CPU and not choices:
-        return apply_model_plan(model, ModelPlan(engine="eager", cuda_graph=True), "3"), ""
+        return apply_model_plan(model, ModelPlan(engine="eager", cuda_graph=True, known_sigmas=True), "3"), ""
     defaults: dict[str, Any] = {
         i.id: getattr(i, "default", None) for i in OptimizeModel.define_schema().inputs if i.id != "model"
     }

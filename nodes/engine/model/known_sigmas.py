@@ -67,7 +67,7 @@ _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
 _READING: dict[str, Callable[[float], Any]] = {"item": lambda number: number, "__float__": float, "__bool__": bool}
 
 
-def compare(name: str, a: Known, b: Known) -> bool | None:
+def _compare(name: str, a: Known, b: Known) -> bool | None:
     """Return what the comparison `name` of two numbers says on the device; None where only the device knows."""
     if (a.is_exact and b.is_exact) or a.high < b.low or b.high < a.low:
         return _COMPARISONS[name](a.low, b.low)
@@ -163,6 +163,6 @@ def _result(name: str, args: Any, operands: list[Any]) -> tuple[Known, ...] | Kn
     if len(operands) != 2 or not all(isinstance(operand, Known) for operand in operands):
         return None
     if name in _COMPARISONS:
-        answer = compare(name, *operands)
+        answer = _compare(name, *operands)
         return None if answer is None else Known(answer, answer)
     return _ARITHMETIC[name](*operands) if name in _ARITHMETIC else None

@@ -7,23 +7,12 @@ from typing import Any
 import pytest
 import torch
 from fast_sprites.nodes.engine.model.known_sigmas import Known, KnownSigmas, known_sigmas
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from ...waits import Waits
 
 SCHEDULE = [14.6146, 7.0821, 3.0, 0.5, 0.0292, 0.0]
 ARITHMETIC = (operator.add, operator.sub, operator.mul, operator.truediv, operator.pow)
 COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
-
-
-class Waits(TorchDispatchMode):
-    """Counts the numbers that were read off tensors, each of which would wait for a device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func.overloadpacket in (torch.ops.aten._local_scalar_dense, torch.ops.aten.is_nonzero, torch.ops.aten.equal)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
